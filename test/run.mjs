@@ -204,24 +204,34 @@ async function tap (only) {
 
 /* ---- all ---- */
 
-const [first, ...rest] = process.argv.slice(2)
-const stages = first === undefined ? STAGES : STAGES.filter((stage) => stage === first)
-try {
+async function attempt (work) {
+  try {
+    await work()
+    return true
+  } catch (error) {
+    totals.failed++
+    console.log(`FAILED: ${error instanceof SetupError ? error.message : error.stack}`)
+    return false
+  }
+}
+
+async function all (first, rest) {
+  const stages = first === undefined ? STAGES : STAGES.filter((stage) => stage === first)
   if (stages.length === 0) throw new SetupError(`${JSON.stringify(first)} is none of: ${STAGES.join(', ')}`)
   await setUp('test')
-  if (stages.includes('lint') || stages.includes('native')) await nativeBuilds()
-  if (stages.includes('lint')) await lint()
-  if (stages.includes('native')) {
-    await native('plain', 'native-test', {})
-    await native('under sanitizers', 'native-sanitized', {
+  const built = stages.some((stage) => stage !== 'tap') && await attempt(nativeBuilds)
+  if (stages.includes('lint')) await attempt(lint)
+  if (stages.includes('native') && built) {
+    await attempt(() => native('plain', 'native-test', {}))
+    await attempt(() => native('under sanitizers', 'native-sanitized', {
       ASAN_OPTIONS: 'abort_on_error=0:detect_leaks=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1'
-    })
+    }))
   }
-  if (stages.includes('tap')) await tap(rest.map((file) => relative(ROOT, file)))
-} catch (error) {
-  totals.failed++
-  console.log(`FAILED: ${error instanceof SetupError ? error.message : error.stack}`)
+  if (stages.includes('tap')) await attempt(() => tap(rest.map((file) => relative(ROOT, file))))
 }
+
+const [first, ...rest] = process.argv.slice(2)
+await attempt(() => all(first, rest))
 const { passed, failed, skipped } = totals
 console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`)
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0
