@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "access.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* A copy that faults leaves a whole chunk undefined, so chunks are small; large enough for libpmem2's non-temporal stores. */
+#define CHUNK_SIZE (UINT64_C(1) << 20)
+/* mincore tells of so many pages in one call, on the stack. */
+#define RESIDENT_PAGES_MAX 257
+
+static void *at(uint64_t addr)
+{
+	return (void *)(uintptr_t)addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers on the wire and in the index */
+}
+
+/* ---- libpmem2's functions, by granularity; those for pages do nothing on memory that libpmem2 did not map ---- */
+
+struct functions {
+	pmem2_memcpy_fn copy;
+	pmem2_flush_fn flush;
+	pmem2_drain_fn drain;
+};
+static struct functions functions[PMEM2_GRANULARITY_PAGE];
+
+static int take_functions(enum pmem2_granularity granularity, void *page, size_t size)
+{
+	struct pmem2_source *source = NULL;
+	struct pmem2_map *map = NULL;
+	int rc = pmem2_source_from_anon(&source, size);
+	if (rc == 0)
+		rc = pmem2_map_from_existing(&map, source, page, size, granularity);
+	if (rc == 0) {
+		functions[granularity] = (struct functions){pmem2_get_memcpy_fn(map), pmem2_get_flush_fn(map), pmem2_get_drain_fn(map)};
+		(void)pmem2_map_delete(&map); /* which unmaps the page */
+	}
+	(void)pmem2_source_delete(&source);
+	return rc;
+}
+
+/* ---- faults ---- */
+
+/* Where a fault inside of a guarded copy leads to. Initial-exec storage: the handler must not be the first to touch it and allocate. */
+static _Thread_local sigjmp_buf *recovery __attribute__((tls_model("initial-exec")));
+static _Thread_local uint64_t fault_addr __attribute__((tls_model("initial-exec")));
+static _Thread_local int fault_code __attribute__((tls_model("initial-exec")));
+static struct sigaction previous_action;
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+	uint64_t addr = (uint64_t)(uintptr_t)info->si_addr;
+	if (info->si_code > 0 && recovery != NULL && arena_holds(addr)) {
+		fault_addr = addr;
+		fault_code = info->si_code;
+		siglongjmp(*recovery, 1);
+	}
+	/* The kernel found bad memory that nobody touches yet (early kill): whoever touches it will be told. */
+	if (info->si_code == BUS_MCEERR_AO && arena_holds(addr))
+		return;
+	if (previous_action.sa_flags & SA_SIGINFO) {
+		previous_action.sa_sigaction(number, info, context);
+	} else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
+		previous_action.sa_handler(number);
+	} else {
+		/* A real crash, with its core: the instruction faults again, or the signal is sent again. */
+		(void)sigaction(SIGBUS, &previous_action, NULL);
+		if (info->si_code <= 0)
+			(void)raise(number);
+	}
+}
+
+static int start_rc;
+static pthread_once_t started = PTHREAD_ONCE_INIT;
+
+static void start(void)
+{
+	size_t size = (size_t)sysconf(_SC_PAGESIZE);
+	for (int g = PMEM2_GRANULARITY_BYTE; g < PMEM2_GRANULARITY_PAGE && start_rc == 0; g++) {
+		void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		start_rc = page == MAP_FAILED ? -ENOMEM : take_functions((enum pmem2_granularity)g, page, size);
+	}
+	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	(void)sigemptyset(&action.sa_mask);
+	if (start_rc == 0 && sigaction(SIGBUS, &action, &previous_action) != 0)
+		start_rc = -errno;
+}
+
+int access_start(struct pmemset_error *e)
+{
+	(void)pthread_once(&started, start);
+	return start_rc ? error_set(e, start_rc, "cannot set up access to memory: %s", pmem2_errormsg()) : 0;
+}
+
+enum step { STEP_LOAD, STEP_STORE, STEP_FLUSH };
+
+/*
+ * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted; then the chunk is undefined, and
+ * fault_addr and fault_code say where and how.
+ */
+static bool guarded(enum step step, uint64_t addr, void *buf, size_t length, const struct functions *f)
+{
+	sigjmp_buf here;
+	sigjmp_buf *outer = recovery;
+	if (sigsetjmp(here, 0) != 0) {
+		recovery = outer;
+		return false;
+	}
+	recovery = &here;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (step == STEP_LOAD)
+		memcpy(buf, at(addr), length);
+	else if (step == STEP_STORE)
+		(void)f->copy(at(addr), buf, length, PMEM2_F_MEM_NODRAIN);
+	else
+		f->flush(at(addr), length);
+	atomic_signal_fence(memory_order_seq_cst);
+	recovery = outer;
+	return true;
+}
+
+static struct part *part_at(struct set *set, uint64_t addr)
+{
+	struct range r;
+	return index_next(&set->index, INDEX_PARTS, addr, &r) && r.lo <= addr ? r.object : NULL;
+}
+
+/* A hole at this offset, on a file system with nothing left to fill it. */
+static bool is_unfillable(int fd, uint64_t offset)
+{
+	struct statvfs fs;
+	return fstatvfs(fd, &fs) == 0 && fs.f_bavail == 0 && lseek(fd, (off_t)offset, SEEK_DATA) != (off_t)offset;
+}
+
+/* The map is pinned, so the part is there. */
+static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error *e)
+{
+	error_set(e, PMEMSET_E_IO_FAIL, "the medium refused an access at %#" PRIx64, addr);
+	e->reason = PMEMSET_REASON_UNKNOWN_FAULT;
+	e->addr = addr;
+	struct part *part = part_at(set, addr);
+	if (part == NULL)
+		return e->code;
+	struct file *file = atomic_load(&part->file);
+	struct stat st;
+	e->offset = addr - atomic_load(&part->addr) + atomic_load(&part->offset);
+	if (how == BUS_MCEERR_AR || how == BUS_MCEERR_AO) {
+		e->reason = PMEMSET_REASON_MEDIA;
+	} else if (fstat(file->fd, &st) == 0 && e->offset >= (uint64_t)st.st_size) {
+		e->reason = PMEMSET_REASON_TRUNCATED;
+		e->value = (uint64_t)st.st_size;
+	} else if (is_unfillable(file->fd, e->offset)) {
+		e->reason = PMEMSET_REASON_NO_SPACE;
+	}
+	return e->code;
+}
+
+/* ---- pins ---- */
+
+static int not_found(struct set *set, uint64_t addr, struct pmemset_error *e)
+{
+	if (atomic_load(&set->granularity) == PMEMSET_GRANULARITY_UNSET)
+		return error_set(e, PMEMSET_E_NO_PART_MAPPED, "nothing was mapped yet");
+	return error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "no part map holds %#" PRIx64, addr);
+}
+
+int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map **pinned, struct pmemset_error *e)
+{
+	for (;;) {
+		struct range r;
+		if (!index_next(&set->index, INDEX_MAPS, addr, &r) || r.lo > addr || r.object == NULL)
+			return not_found(set, addr, e);
+		struct part_map *map = r.object;
+		uint64_t state = atomic_load(&map->state);
+		if (state & (MAP_FROZEN | MAP_GONE)) { /* for the moment of a removal, or of a commit */
+			sched_yield();
+			continue;
+		}
+		if (!atomic_compare_exchange_weak(&map->state, &state, state + 1))
+			continue;
+		/* The object may be another map's by now; from here on it stays what it is. */
+		uint64_t start = atomic_load(&map->addr);
+		uint64_t size = atomic_load(&map->size);
+		if (addr - start >= size) {
+			access_unpin(map);
+			continue;
+		}
+		if (length > size - (addr - start)) {
+			access_unpin(map);
+			error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "%" PRIu64 " bytes at %#" PRIx64 " leave the map at %#" PRIx64, length,
+					addr, start);
+			e->addr = start;
+			e->size = size;
+			return e->code;
+		}
+		*pinned = map;
+		return 0;
+	}
+}
+
+void access_unpin(struct part_map *map)
+{
+	uint64_t before = atomic_fetch_sub(&map->state, 1);
+	assert((before & ~(MAP_FROZEN | MAP_GONE)) > 0);
+	(void)before;
+}
+
+/* ---- segments: what of a range lies in one part ---- */
+
+struct segment {
+	uint64_t addr, length;
+	struct file *file;
+	uint64_t offset; /* in the file */
+};
+
+static struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
+{
+	struct part *part = part_at(set, addr);
+	assert(part != NULL);
+	uint64_t start = atomic_load(&part->addr);
+	uint64_t stop = start + atomic_load(&part->length);
+	return (struct segment){.addr = addr,
+			.length = (end < stop ? end : stop) - addr,
+			.file = atomic_load(&part->file),
+			.offset = addr - start + atomic_load(&part->offset)};
+}
+
+/* The kernel gives zeros behind the end of a truncated file's last page; that would be a lie. */
+static int check_size(struct set *set, const struct segment *s, struct pmemset_error *e)
+{
+	struct stat st;
+	if (fstat(s->file->fd, &st) != 0)
+		return error_sys(e, 0, errno, "fstat");
+	uint64_t size = (uint64_t)st.st_size;
+	if (size >= s->offset + s->length)
+		return 0;
+	return io_fail(set, s->addr + (size > s->offset ? size - s->offset : 0), 0, e);
+}
+
+/* ---- read ---- */
+
+static bool is_resident(uint64_t addr, uint64_t length)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t start = addr & ~(page - 1);
+	uint64_t pages = (addr + length - start + page - 1) / page;
+	unsigned char in_memory[RESIDENT_PAGES_MAX];
+	if (pages > RESIDENT_PAGES_MAX || mincore(at(start), pages * page, in_memory) != 0)
+		return false;
+	for (uint64_t i = 0; i < pages; i++)
+		if (!(in_memory[i] & 1))
+			return false;
+	return true;
+}
+
+static int read_segment(struct set *set, const struct segment *s, char *buf, bool nowait, struct pmemset_error *e)
+{
+	bool cached = !s->file->medium.dax;
+	if (nowait && cached && !is_resident(s->addr, s->length)) {
+		/* Missing behind the end of the file too, and nobody needs to wait to learn that. */
+		int rc = check_size(set, s, e);
+		return rc ? rc : error_set(e, -EAGAIN, "a page is not in memory");
+	}
+	for (uint64_t done = 0; done < s->length;) {
+		size_t n = s->length - done < CHUNK_SIZE ? (size_t)(s->length - done) : CHUNK_SIZE;
+		if (!guarded(STEP_LOAD, s->addr + done, buf + done, n, NULL))
+			return io_fail(set, fault_addr, fault_code, e);
+		done += n;
+	}
+	return check_size(set, s, e);
+}
+
+int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e)
+{
+	struct part_map *map;
+	int rc = access_pin(set, addr, length, &map, e);
+	if (rc != 0)
+		return rc;
+	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
+		struct segment s = segment_at(set, from, addr + length);
+		rc = read_segment(set, &s, (char *)buf + (from - addr), nowait, e);
+		from += s.length;
+	}
+	access_unpin(map);
+	return rc;
+}
+
+/* ---- what a write reached ---- */
+
+static const struct functions *stores_of(struct set *set)
+{
+	uint32_t granularity = atomic_load(&set->granularity);
+	return granularity < PMEM2_GRANULARITY_PAGE ? &functions[granularity] : NULL;
+}
+
+/* Every call here ends with a fence or a flush that waits, so what was flushed is persisted. */
+static enum durability reached(enum durability asked)
+{
+	return asked == DURABILITY_FLUSHED ? DURABILITY_PERSISTED : asked;
+}
+
+/* The weakest medium of a range speaks for it. */
+static void witness(struct written *w, const struct file *file)
+{
+	static const int strength[] = {[PERSISTENCE_VOLATILE] = 0, [PERSISTENCE_UNKNOWN] = 1, [PERSISTENCE_HOST_DEPENDENT] = 2,
+			[PERSISTENCE_PERSISTENT] = 3};
+	if (strength[file->medium.persistence] < strength[w->persistence])
+		w->persistence = file->medium.persistence;
+	w->simulated |= file->medium.simulated;
+}
+
+static int refuse_degraded(const struct segment *s, struct pmemset_error *e)
+{
+	int failed = atomic_load(&s->file->failed);
+	if (failed == 0)
+		return 0;
+	error_sys(e, -EIO, failed, "an earlier flush of the file failed");
+	e->reason = PMEMSET_REASON_DEGRADED;
+	return -EIO;
+}
+
+/* ---- persist ---- */
+
+struct ranges {
+	struct segment *segments;
+	size_t count, capacity;
+};
+
+static int push(struct ranges *all, const struct segment *s)
+{
+	if (all->count == all->capacity) {
+		size_t capacity = all->capacity ? all->capacity * 2 : 16;
+		struct segment *more = realloc(all->segments, capacity * sizeof(*more));
+		if (more == NULL)
+			return -ENOMEM;
+		all->segments = more;
+		all->capacity = capacity;
+	}
+	all->segments[all->count++] = *s;
+	return 0;
+}
+
+static int by_file(const void *a, const void *b)
+{
+	const struct segment *x = a;
+	const struct segment *y = b;
+	if (x->file != y->file)
+		return (uintptr_t)x->file < (uintptr_t)y->file ? -1 : 1;
+	return (x->addr > y->addr) - (x->addr < y->addr);
+}
+
+/* One call of its flusher for each file, with all of its ranges; whole: everything that is dirty of it. */
+static int flush_files(struct ranges *all, bool whole, struct pmemset_error *e)
+{
+	qsort(all->segments, all->count, sizeof(*all->segments), by_file);
+	struct flush_range *ranges = malloc((all->count + 1) * sizeof(*ranges));
+	if (ranges == NULL)
+		return error_set(e, -ENOMEM, "no memory for a flush");
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count;) {
+		struct file *file = all->segments[i].file;
+		size_t n = 0;
+		for (; i < all->count && all->segments[i].file == file; i++)
+			ranges[n++] = (struct flush_range){all->segments[i].addr, all->segments[i].length};
+		rc = file_flush(file, ranges, whole ? 0 : n, e);
+	}
+	free(ranges);
+	return rc;
+}
+
+static int flush_lines(struct set *set, const struct functions *f, const struct ranges *all, struct pmemset_error *e)
+{
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count; i++) {
+		const struct segment *s = &all->segments[i];
+		if (!guarded(STEP_FLUSH, s->addr, NULL, s->length, f))
+			rc = io_fail(set, fault_addr, fault_code, e);
+	}
+	f->drain();
+	return rc;
+}
+
+static int flush_segments(struct set *set, struct ranges *all, enum durability durability, struct pmemset_error *e)
+{
+	const struct functions *f = stores_of(set);
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count; i++)
+		rc = refuse_degraded(&all->segments[i], e);
+	if (rc == 0 && f != NULL)
+		rc = flush_lines(set, f, all, e);
+	if (rc == 0 && (f == NULL || durability == DURABILITY_DEEP))
+		rc = flush_files(all, f != NULL, e);
+	if (rc != 0 && durability == DURABILITY_DEEP && e->reason == PMEMSET_REASON_PERSIST_FAILED)
+		rc = e->code = PMEMSET_E_DEEP_FLUSH_FAIL;
+	return rc;
+}
+
+int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum durability durability, struct written *written,
+		struct pmemset_error *e)
+{
+	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
+	struct part_map **pins = malloc((count ? count : 1) * sizeof(struct part_map *));
+	struct ranges all = {0};
+	uint64_t held = 0;
+	int rc = pins ? 0 : error_set(e, -ENOMEM, "no memory for a flush");
+	for (; rc == 0 && held < count; held++) {
+		rc = access_pin(set, ranges[2 * held], ranges[2 * held + 1], &pins[held], e);
+		if (rc != 0) {
+			e->value = held;
+			break;
+		}
+	}
+	for (uint64_t i = 0; rc == 0 && i < count; i++) {
+		uint64_t end = ranges[2 * i] + ranges[2 * i + 1];
+		for (uint64_t from = ranges[2 * i]; rc == 0 && from < end;) {
+			struct segment s = segment_at(set, from, end);
+			if (push(&all, &s) != 0)
+				rc = error_set(e, -ENOMEM, "no memory for a flush");
+			witness(written, s.file);
+			from += s.length;
+		}
+		written->bytes += ranges[2 * i + 1];
+	}
+	if (rc == 0)
+		rc = flush_segments(set, &all, durability, e);
+	while (held > 0)
+		access_unpin(pins[--held]);
+	free(all.segments);
+	free(pins);
+	return rc;
+}
+
+/* ---- write ---- */
+
+static int write_pages(struct set *set, const struct segment *s, const char *buf, uint64_t *done, struct pmemset_error *e)
+{
+	int rc = check_size(set, s, e); /* behind the end of a truncated file, pwrite would extend it */
+	for (uint64_t n = 0; rc == 0 && n < s->length;) {
+		ssize_t wrote = pwrite(s->file->fd, buf + n, s->length - n, (off_t)(s->offset + n));
+		if (wrote > 0) {
+			n += (uint64_t)wrote;
+			*done += (uint64_t)wrote;
+		} else if (wrote == 0 || errno != EINTR) {
+			int why = wrote == 0 ? ENOSPC : errno;
+			rc = error_sys(e, 0, why, "write: %s", strerror(why));
+		}
+	}
+	return rc;
+}
+
+static int write_lines(struct set *set, const struct segment *s, const char *buf, const struct functions *f, uint64_t *done,
+		struct pmemset_error *e)
+{
+	for (uint64_t n = 0; n < s->length;) {
+		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
+		/* The copy reads buf only; C has no const for "one of three uses". */
+		if (!guarded(STEP_STORE, s->addr + n, (void *)(uintptr_t)(buf + n), chunk, f))
+			return io_fail(set, fault_addr, fault_code, e);
+		n += chunk;
+		*done += chunk;
+	}
+	return 0;
+}
+
+/* Checked before the first byte: a flush of a degraded file would answer falsely. */
+static int check_flushable(struct set *set, uint64_t addr, uint64_t end, struct pmemset_error *e)
+{
+	int rc = 0;
+	for (uint64_t from = addr; rc == 0 && from < end;) {
+		struct segment s = segment_at(set, from, end);
+		rc = refuse_degraded(&s, e);
+		from += s.length;
+	}
+	return rc;
+}
+
+static int write_range(struct set *set, uint64_t addr, const char *buf, uint64_t length, enum durability durability, struct written *w,
+		struct ranges *all, struct pmemset_error *e)
+{
+	const struct functions *f = stores_of(set);
+	int rc = 0;
+	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
+		struct segment s = segment_at(set, from, addr + length);
+		if (push(all, &s) != 0)
+			return error_set(e, -ENOMEM, "no memory for a write");
+		witness(w, s.file);
+		const char *part = buf + (from - addr);
+		rc = f ? write_lines(set, &s, part, f, &w->bytes, e) : write_pages(set, &s, part, &w->bytes, e);
+		if (durability == DURABILITY_NONE)
+			file_soil(s.file);
+		from += s.length;
+	}
+	if (f != NULL)
+		f->drain();
+	return rc;
+}
+
+int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t length, enum durability durability, struct written *written,
+		struct pmemset_error *e)
+{
+	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
+	struct part_map *map;
+	int rc = access_pin(set, addr, length, &map, e);
+	if (rc != 0)
+		return rc;
+	struct ranges all = {0};
+	if (durability != DURABILITY_NONE)
+		rc = check_flushable(set, addr, addr + length, e);
+	if (rc == 0)
+		rc = write_range(set, addr, buf, length, durability, written, &all, e);
+	/* libpmem2's copy has flushed the lines already; what is left is the file's own flush. */
+	if (rc == 0 && (stores_of(set) == NULL ? durability != DURABILITY_NONE : durability == DURABILITY_DEEP))
+		rc = flush_segments(set, &all, durability, e);
+	if (rc != 0) {
+		e->value = written->bytes;
+		/* Whatever of it was written, no flush vouches for it. */
+		for (size_t i = 0; i < all.count; i++)
+			file_soil(all.segments[i].file);
+	}
+	free(all.segments);
+	access_unpin(map);
+	return rc;
+}
+
+int access_drain(struct set *set, struct written *written, struct pmemset_error *e)
+{
+	if (atomic_load(&set->granularity) == PMEMSET_GRANULARITY_UNSET)
+		return error_set(e, PMEMSET_E_NO_PART_MAPPED, "nothing was mapped yet");
+	const struct functions *f = stores_of(set);
+	if (f != NULL)
+		f->drain();
+	*written = (struct written){.durability = DURABILITY_NONE, .persistence = PERSISTENCE_UNKNOWN};
+	return 0;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "error.h"
+
+#include <errno.h>
+#include <libpmem2.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+struct row {
+	int32_t code;
+	const char *name;
+	const char *text;
+};
+
+static const struct row rows[] = {
+#define PMEMSET_X(number, name, text) {number, "PMEMSET_E_" #name, text},
+	PMEMSET_CODES(PMEMSET_X)
+#undef PMEMSET_X
+#define PMEMSET_X(name) {name, #name, ""},
+		PMEM2_CAUSES(PMEMSET_X)
+#undef PMEMSET_X
+};
+
+static int fill(struct pmemset_error *e, int code, int sys_errno, const char *format, va_list args)
+{
+	memset(e, 0, sizeof(*e));
+	e->code = code;
+	e->sys_errno = sys_errno;
+	e->granularity = PMEMSET_GRANULARITY_UNSET;
+	(void)vsnprintf(e->message, sizeof(e->message), format, args);
+	return code;
+}
+
+int error_set(struct pmemset_error *e, int code, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	fill(e, code, code > -4096 ? -code : 0, format, args);
+	va_end(args);
+	return code;
+}
+
+int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	fill(e, code ? code : -sys_errno, sys_errno, format, args);
+	va_end(args);
+	return e->code;
+}
+
+int error_row(uint32_t i, int32_t *code, const char **name, const char **text)
+{
+	if (i >= error_rows())
+		return -ERANGE;
+	*code = rows[i].code;
+	*name = rows[i].name;
+	*text = rows[i].text;
+	return 0;
+}
+
+uint32_t error_rows(void)
+{
+	return (uint32_t)(sizeof(rows) / sizeof(rows[0]));
+}

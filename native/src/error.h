@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * error.h -- the codes, in one table, and the caller-owned record of a failure.
+ *
+ * A failing function fills a struct pmemset_error that its caller owns, on the caller's thread, and returns its code. There is no
+ * thread-local message and no text to parse: what a program needs is in the members, what a person needs is in the message.
+ */
+#ifndef PMEMSET_ERROR_H
+#define PMEMSET_ERROR_H 1
+
+#include <stdint.h>
+
+/* Numbers as in the last libpmemset; -200034 was never assigned. */
+#define PMEMSET_CODES(X) \
+	X(-200000, UNKNOWN, "unclassified failure") \
+	X(-200001, NOSUPP, "not implemented") \
+	X(-200002, INVALID_PMEM2_SOURCE, "the source is neither a regular file nor device DAX") \
+	X(-200003, INVALID_SOURCE_PATH, "the path names nothing") \
+	X(-200004, INVALID_SOURCE_TYPE, "no source, or one of an unknown type") \
+	X(-200005, CANNOT_ALLOCATE_INTERNAL_STRUCTURE, "no memory for an internal structure") \
+	X(-200006, INVALID_OFFSET_VALUE, "the offset is above INT64_MAX") \
+	X(-200007, GRANULARITY_NOT_SUPPORTED, "unknown granularity, or the medium is coarser than the set requires") \
+	X(-200008, INVALID_PMEM2_MAP, "the range cannot be mapped; the cause says why") \
+	X(-200009, PART_EXISTS, "a part is there already") \
+	X(-200010, GRANULARITY_NOT_SET, "no required granularity given") \
+	X(-200011, GRANULARITY_MISMATCH, "the part's granularity is not the set's") \
+	X(-200012, NO_PART_MAPPED, "no part was mapped yet") \
+	X(-200013, CANNOT_FIND_PART_MAP, "no part map holds the address") \
+	X(-200014, CANNOT_COALESCE_PARTS, "the range behind the previous part map is occupied") \
+	X(-200015, LENGTH_UNALIGNED, "the length is not a multiple of the alignment") \
+	X(-200016, PART_NOT_FOUND, "the set has no such part") \
+	X(-200017, INVALID_COALESCING_VALUE, "unknown coalescing mode") \
+	X(-200018, DEEP_FLUSH_FAIL, "the deep flush failed") \
+	X(-200019, INVALID_SOURCE_FILE_CREATE_FLAGS, "unknown creation flag or mode") \
+	X(-200020, CANNOT_CREATE_TEMP_FILE, "the temporary file cannot be made") \
+	X(-200021, CANNOT_GROW_SOURCE_FILE, "the file cannot be extended and allocated") \
+	X(-200022, PART_MAP_POSSIBLE_USE_AFTER_DROP, "the part map is in use") \
+	X(-200023, CANNOT_FIT_PART_MAP, "the window has no gap that is large enough") \
+	X(-200024, OFFSET_OUT_OF_RANGE, "the offset is above INT64_MAX") \
+	X(-200025, INVALID_PART_STATES, "unknown part state") \
+	X(-200026, UNDESIRABLE_PART_STATE, "the part's state is not among those accepted") \
+	X(-200027, SDS_ALREADY_SET, "the source has a shutdown state already") \
+	X(-200028, SDS_NOSUPP, "the device keeps no shutdown state") \
+	X(-200029, SDS_DEVICE_ID_LEN_TOO_BIG, "the device identifier is too long") \
+	X(-200030, MAP_LENGTH_UNSET, "no length given, and nothing of the source from the offset on") \
+	X(-200031, SOURCE_FILE_IS_TOO_SMALL, "the range ends behind the source, which may not grow") \
+	X(-200032, IO_FAIL, "the medium refused an access") \
+	X(-200033, LENGTH_OUT_OF_RANGE, "the range leaves its part map") \
+	X(-200035, INVALID_ALIGNMENT_VALUE, "the source's alignment is not a power of two") \
+	X(-200036, DAX_REGION_NOT_FOUND, "the source has no DAX region") \
+	X(-200037, CANNOT_READ_BOUNDS, "the region's bounds cannot be read") \
+	X(-200038, BADBLOCK_NOSUPP, "bad blocks are not supported here")
+
+/* libpmem2's, which appear as the cause of one of ours; numbers from its header. */
+#define PMEM2_CAUSES(X) \
+	X(PMEM2_E_UNKNOWN) X(PMEM2_E_NOSUPP) X(PMEM2_E_FILE_HANDLE_NOT_SET) X(PMEM2_E_INVALID_FILE_HANDLE) X(PMEM2_E_INVALID_FILE_TYPE) \
+	X(PMEM2_E_MAP_RANGE) X(PMEM2_E_MAPPING_EXISTS) X(PMEM2_E_GRANULARITY_NOT_SET) X(PMEM2_E_GRANULARITY_NOT_SUPPORTED) \
+	X(PMEM2_E_OFFSET_OUT_OF_RANGE) X(PMEM2_E_OFFSET_UNALIGNED) X(PMEM2_E_INVALID_ALIGNMENT_FORMAT) \
+	X(PMEM2_E_INVALID_ALIGNMENT_VALUE) X(PMEM2_E_INVALID_SIZE_FORMAT) X(PMEM2_E_LENGTH_UNALIGNED) X(PMEM2_E_MAPPING_NOT_FOUND) \
+	X(PMEM2_E_BUFFER_TOO_SMALL) X(PMEM2_E_SOURCE_EMPTY) X(PMEM2_E_INVALID_SHARING_VALUE) X(PMEM2_E_SRC_DEVDAX_PRIVATE) \
+	X(PMEM2_E_INVALID_ADDRESS_REQUEST_TYPE) X(PMEM2_E_ADDRESS_UNALIGNED) X(PMEM2_E_ADDRESS_NULL) X(PMEM2_E_DEEP_FLUSH_RANGE) \
+	X(PMEM2_E_INVALID_REGION_FORMAT) X(PMEM2_E_DAX_REGION_NOT_FOUND) X(PMEM2_E_INVALID_DEV_FORMAT) X(PMEM2_E_CANNOT_READ_BOUNDS) \
+	X(PMEM2_E_NO_BAD_BLOCK_FOUND) X(PMEM2_E_LENGTH_OUT_OF_RANGE) X(PMEM2_E_INVALID_PROT_FLAG) X(PMEM2_E_NO_ACCESS) \
+	X(PMEM2_E_VM_RESERVATION_NOT_EMPTY) X(PMEM2_E_MAP_EXISTS) X(PMEM2_E_FILE_DESCRIPTOR_NOT_SET) \
+	X(PMEM2_E_SOURCE_TYPE_NOT_SUPPORTED) X(PMEM2_E_IO_FAIL)
+
+enum pmemset_code {
+#define PMEMSET_X(number, name, text) PMEMSET_E_##name = number,
+	PMEMSET_CODES(PMEMSET_X)
+#undef PMEMSET_X
+};
+
+/* Why a call failed, where the code alone does not tell; what else the record then holds follows each. */
+#define PMEMSET_REASONS(X) \
+	X(0, NONE) \
+	X(1, TRUNCATED)		/* a fault: the file ends before the byte; addr, offset; value = file size */ \
+	X(2, NO_SPACE)		/* a fault: a hole that a full file system cannot fill; addr, offset */ \
+	X(3, MEDIA)		/* a fault: the medium reported the byte as damaged; addr, offset */ \
+	X(4, UNKNOWN_FAULT)	/* a fault that none of the above explains; addr, offset */ \
+	X(5, PERSIST_FAILED)	/* this flush failed: what was written may be lost; sys_errno */ \
+	X(6, DEGRADED)		/* an earlier flush of the file failed: flushing again would answer falsely */ \
+	X(7, LIMIT_PARTS)	/* value = the limit of parts in a set */ \
+	X(8, LIMIT_MAPPINGS)	/* value = the limit of kernel mappings of the process */ \
+	X(9, LIMIT_WINDOWS)	/* the arena has no room for the window; value = largest gap */ \
+	X(10, PATH_NOT_ALLOWED)	/* the path, or what it leads to, is not the client's to name */ \
+	X(11, SOURCE_IN_USE)	/* emptying a file that a set has mapped */ \
+	X(12, KEEP_FREE)	/* growth would leave less than the space kept free; value = bytes that are available */ \
+	X(13, SOURCE_EXISTS)	/* exclusive creation, and the file is there */ \
+	X(14, RANGE_LOST)	/* the kernel would not fence a range again: it is lost to the set; addr, size */
+
+enum pmemset_reason {
+#define PMEMSET_X(number, name) PMEMSET_REASON_##name = number,
+	PMEMSET_REASONS(PMEMSET_X)
+#undef PMEMSET_X
+};
+
+#define PMEMSET_MESSAGE_SIZE 256
+
+struct pmemset_error {
+	int32_t code;		/* PMEMSET_E_* or -errno */
+	int32_t cause;		/* PMEM2_E_* that explains the code, or 0 */
+	int32_t sys_errno;	/* errno of the system call that failed, or 0 */
+	uint32_t reason;	/* PMEMSET_REASON_* */
+	uint64_t value;		/* the number that helps: required alignment, source size, largest gap, limit, bytes written */
+	uint64_t addr;		/* LENGTH_OUT_OF_RANGE: the map's start; a fault: the faulting address */
+	uint64_t size;		/* LENGTH_OUT_OF_RANGE: the map's size */
+	uint64_t offset;	/* a fault: the offset in the source */
+	uint32_t granularity;	/* GRANULARITY_NOT_SUPPORTED, _MISMATCH: what the medium gives; else PMEMSET_GRANULARITY_UNSET */
+	uint32_t reserved;
+	char message[PMEMSET_MESSAGE_SIZE]; /* for the log, NUL-terminated; may hold absolute paths, so never for clients */
+};
+
+#define PMEMSET_GRANULARITY_UNSET 3u
+
+/* Fill *e with a code and a message and everything else unset; returns the code, so that a failure is one statement. */
+int error_set(struct pmemset_error *e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The same, with the errno that caused it; code 0 means -sys_errno. */
+int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* Row i of the table of codes, ours first, then libpmem2's. Returns 0, or -ERANGE past the end. */
+int error_row(uint32_t i, int32_t *code, const char **name, const char **text);
+uint32_t error_rows(void);
+
+#endif

@@ -1,0 +1,656 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "ffi.h"
+
+#include "access.h"
+#include "medium.h"
+#include "part.h"
+#include "remove.h"
+#include "set.h"
+#include "source.h"
+#include "window.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <libpmem2.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The numbers of this face are the core's own. */
+#define SAME(ours, the_cores) static_assert((int)(ours) == (int)(the_cores), #ours)
+SAME(FFI_GRANULARITY_BYTE, PMEM2_GRANULARITY_BYTE);
+SAME(FFI_GRANULARITY_CACHE_LINE, PMEM2_GRANULARITY_CACHE_LINE);
+SAME(FFI_GRANULARITY_PAGE, PMEM2_GRANULARITY_PAGE);
+SAME(FFI_GRANULARITY_UNSET, PMEMSET_GRANULARITY_UNSET);
+SAME(FFI_PERSISTENCE_UNKNOWN, PERSISTENCE_UNKNOWN);
+SAME(FFI_PERSISTENCE_PERSISTENT, PERSISTENCE_PERSISTENT);
+SAME(FFI_PERSISTENCE_HOST_DEPENDENT, PERSISTENCE_HOST_DEPENDENT);
+SAME(FFI_PERSISTENCE_VOLATILE, PERSISTENCE_VOLATILE);
+SAME(FFI_COALESCING_NONE, COALESCING_NONE);
+SAME(FFI_COALESCING_OPPORTUNISTIC, COALESCING_OPPORTUNISTIC);
+SAME(FFI_COALESCING_FULL, COALESCING_FULL);
+SAME(FFI_CREATE_NEVER, CREATE_NEVER);
+SAME(FFI_CREATE_IF_NEEDED, CREATE_IF_NEEDED);
+SAME(FFI_CREATE_EXCLUSIVE, CREATE_EXCLUSIVE);
+SAME(FFI_CREATE_ALWAYS, CREATE_ALWAYS);
+SAME(FFI_DURABILITY_NONE, DURABILITY_NONE);
+SAME(FFI_DURABILITY_FLUSHED, DURABILITY_FLUSHED);
+SAME(FFI_DURABILITY_PERSISTED, DURABILITY_PERSISTED);
+SAME(FFI_DURABILITY_DEEP, DURABILITY_DEEP);
+
+/* ---- handles ---- */
+
+enum handle_type { HANDLE_VOLUME = 1, HANDLE_SET, HANDLE_PIN };
+
+#define HANDLES_MAX 65536u
+#define INDEX_BITS 16u
+
+/*
+ * A slot's word: generation in the upper half, type and "live" and the count of calls that use it now in the lower. A handle carries
+ * generation and index, so one that was closed matches no slot for the next 2^32 uses of it.
+ */
+#define SLOT_LIVE (UINT64_C(1) << 31)
+#define SLOT_TYPE_SHIFT 28u
+#define SLOT_USES (UINT64_C(1) << 28)
+
+struct slot {
+	_Atomic uint64_t word;
+	_Atomic(void *) object;
+	uint32_t next_free;
+};
+
+static struct slot slots[HANDLES_MAX];
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t first_free, last_free; /* a queue: the longest free slot is used next; 0 is never a slot */
+static uint32_t never_used = 1;
+
+static int give(struct pmemset_error *to, const struct pmemset_error *e)
+{
+	if (to != NULL)
+		*to = *e;
+	return e->code;
+}
+
+static int stale(struct pmemset_error *to)
+{
+	struct pmemset_error e;
+	error_set(&e, -EBADF, "a stale handle, or one of another kind");
+	return give(to, &e);
+}
+
+static int bad_value(struct pmemset_error *to, const char *what)
+{
+	struct pmemset_error e;
+	error_set(&e, -EINVAL, "%s", what);
+	return give(to, &e);
+}
+
+static uint64_t handle_open(enum handle_type type, void *object)
+{
+	pthread_mutex_lock(&slots_lock);
+	uint32_t i = first_free;
+	if (i != 0) {
+		first_free = slots[i].next_free;
+	} else if (never_used < HANDLES_MAX) {
+		i = never_used++;
+	}
+	pthread_mutex_unlock(&slots_lock);
+	if (i == 0)
+		return 0;
+	struct slot *slot = &slots[i];
+	uint64_t generation = (atomic_load(&slot->word) >> 32) + 1;
+	generation = generation > UINT32_MAX ? 1 : generation;
+	atomic_store(&slot->object, object);
+	atomic_store(&slot->word, generation << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT);
+	return generation << INDEX_BITS | i;
+}
+
+static struct slot *slot_of(uint64_t handle)
+{
+	return &slots[handle % HANDLES_MAX];
+}
+
+/* The object, for the length of a call: it is not freed before handle_put. NULL where the handle is stale. */
+static void *handle_get(uint64_t handle, enum handle_type type)
+{
+	struct slot *slot = slot_of(handle);
+	uint64_t word = atomic_load(&slot->word);
+	uint64_t want = handle >> INDEX_BITS << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
+	do
+		if ((word & ~(SLOT_USES - 1)) != want)
+			return NULL;
+	while (!atomic_compare_exchange_weak(&slot->word, &word, word + 1));
+	return atomic_load(&slot->object);
+}
+
+static void handle_put(uint64_t handle)
+{
+	atomic_fetch_sub(&slot_of(handle)->word, 1);
+}
+
+/* Ends the handle for everybody else and waits until no call uses it. False where it was stale. */
+static bool handle_close(uint64_t handle, enum handle_type type)
+{
+	struct slot *slot = slot_of(handle);
+	uint64_t word = atomic_load(&slot->word);
+	uint64_t want = handle >> INDEX_BITS << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
+	do
+		if ((word & ~(SLOT_USES - 1)) != want)
+			return false;
+	while (!atomic_compare_exchange_weak(&slot->word, &word, word & ~SLOT_LIVE));
+	while (atomic_load(&slot->word) & (SLOT_USES - 1))
+		(void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+	uint32_t i = (uint32_t)(handle % HANDLES_MAX);
+	pthread_mutex_lock(&slots_lock);
+	slot->next_free = 0;
+	if (first_free == 0)
+		first_free = i;
+	else
+		slots[last_free].next_free = i;
+	last_free = i;
+	pthread_mutex_unlock(&slots_lock);
+	return true;
+}
+
+/* ---- about the library ---- */
+
+uint32_t ffi_abi(struct ffi_abi *out, uint32_t out_size)
+{
+	const struct ffi_abi abi = {.version = FFI_VERSION,
+			.error_size = sizeof(struct pmemset_error),
+			.abi_size = sizeof(struct ffi_abi),
+			.engine_spec_size = sizeof(struct ffi_engine_spec),
+			.engine_info_size = sizeof(struct ffi_engine_info),
+			.volume_info_size = sizeof(struct ffi_volume_info),
+			.probe_size = sizeof(struct ffi_probe),
+			.set_spec_size = sizeof(struct ffi_set_spec),
+			.set_info_size = sizeof(struct ffi_set_info),
+			.part_spec_size = sizeof(struct ffi_part_spec),
+			.part_size = sizeof(struct ffi_part),
+			.span_size = sizeof(struct ffi_span),
+			.removal_size = sizeof(struct ffi_removal),
+			.written_size = sizeof(struct ffi_written),
+			.codes = error_rows()};
+	memcpy(out, &abi, out_size < sizeof(abi) ? out_size : sizeof(abi));
+	return FFI_VERSION;
+}
+
+static void copy_text(char *to, size_t size, const char *text)
+{
+	size_t n = strlen(text);
+	n = n < size ? n : size - 1;
+	memcpy(to, text, n);
+	to[n] = '\0';
+}
+
+int ffi_code(uint32_t i, int32_t *code, char *name, char *text)
+{
+	const char *row_name;
+	const char *row_text;
+	int rc = error_row(i, code, &row_name, &row_text);
+	if (rc != 0)
+		return rc;
+	copy_text(name, FFI_NAME_SIZE, row_name);
+	copy_text(text, FFI_TEXT_SIZE, row_text);
+	return 0;
+}
+
+/* ---- the engine ---- */
+
+static uint32_t simulated = FFI_GRANULARITY_UNSET;
+
+int ffi_engine_start(const struct ffi_engine_spec *spec, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	if (spec->simulate > FFI_GRANULARITY_UNSET)
+		return bad_value(err, "unknown granularity to simulate");
+	if (arena_start(spec->arena_base, spec->arena_size, spec->mappings_max, &e) != 0 || access_start(&e) != 0)
+		return give(err, &e);
+	if (spec->simulate < FFI_GRANULARITY_PAGE) {
+		simulated = spec->simulate;
+		medium_simulate((enum pmem2_granularity)spec->simulate);
+	}
+	return 0;
+}
+
+void ffi_engine_info(struct ffi_engine_info *info)
+{
+	*info = (struct ffi_engine_info){.arena_base = arena()->base,
+			.arena_size = arena()->size,
+			.page_size = (uint64_t)sysconf(_SC_PAGESIZE),
+			.mappings = mappings_used(),
+			.mappings_max = mappings_max(),
+			.addresses_stable = arena()->as_asked,
+			.simulate = simulated};
+	copy_text(info->libpmem2, sizeof(info->libpmem2), PMEMSET_LIBPMEM2_VERSION);
+}
+
+/* ---- volumes ---- */
+
+int ffi_volume_open(const char *path, uint64_t *volume, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	*volume = 0;
+	struct volume *v = malloc(sizeof(*v));
+	int rc = v ? volume_open(v, path, &e) : error_set(&e, -ENOMEM, "no memory for a volume");
+	if (rc == 0) {
+		*volume = handle_open(HANDLE_VOLUME, v);
+		if (*volume != 0)
+			return 0;
+		volume_close(v);
+		error_set(&e, -EMFILE, "no free handle");
+	}
+	free(v);
+	return give(err, &e);
+}
+
+int ffi_volume_close(uint64_t volume)
+{
+	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return -EBADF;
+	handle_put(volume);
+	if (!handle_close(volume, HANDLE_VOLUME))
+		return -EBADF;
+	volume_close(v);
+	free(v);
+	return 0;
+}
+
+int ffi_volume_info(uint64_t volume, struct ffi_volume_info *info, struct pmemset_error *err)
+{
+	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct statvfs fs;
+	int rc = fstatvfs(v->fd, &fs) == 0 ? 0 : error_sys(&e, 0, errno, "statvfs");
+	if (rc == 0) {
+		struct medium m;
+		volume_medium(v, &m);
+		*info = (struct ffi_volume_info){.capacity = (uint64_t)fs.f_blocks * fs.f_frsize,
+				.available = (uint64_t)fs.f_bavail * fs.f_frsize,
+				.alignment = (uint64_t)sysconf(_SC_PAGESIZE),
+				.dev = v->dev,
+				.ino = v->ino,
+				.granularity = m.granularity,
+				.persistence = m.persistence,
+				.map_sync = m.map_sync,
+				.dax = m.dax,
+				.numa_node = m.numa_node,
+				.allocates = m.allocates};
+		copy_text(info->file_system, sizeof(info->file_system), m.file_system);
+		copy_text(info->reason, sizeof(info->reason), m.why_persistence);
+	}
+	handle_put(volume);
+	return rc ? give(err, &e) : 0;
+}
+
+static int probe(const struct volume *v, const char *path, uint32_t length, struct ffi_probe *out, struct pmemset_error *e)
+{
+	struct source source;
+	struct medium m;
+	int rc = source_open(&source, v, path, length, CREATE_IF_NEEDED, 0, e);
+	if (rc != 0)
+		return rc;
+	if (source.file != NULL)
+		m = source.file->medium;
+	else
+		source_medium_of_new(&source, &m);
+	*out = (struct ffi_probe){.size = source.size,
+			.alignment = (uint64_t)sysconf(_SC_PAGESIZE),
+			.exists = source.file != NULL,
+			.granularity = m.granularity,
+			.persistence = m.persistence,
+			.map_sync = m.map_sync};
+	copy_text(out->reason, sizeof(out->reason), m.why_granularity);
+	source_close(&source);
+	return 0;
+}
+
+int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_probe *out, struct pmemset_error *err)
+{
+	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = probe(v, path, length, out, &e);
+	handle_put(volume);
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- sets ---- */
+
+int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *out, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	struct set *set;
+	*out = 0;
+	int rc = set_new(&set, spec->required_granularity, spec->coalescing, spec->window_size, spec->parts_max, &e);
+	if (rc != 0)
+		return give(err, &e);
+	*out = handle_open(HANDLE_SET, set);
+	if (*out != 0)
+		return 0;
+	(void)set_end(set, &e);
+	set_free(set);
+	error_set(&e, -EMFILE, "no free handle");
+	return give(err, &e);
+}
+
+int ffi_set_info(uint64_t handle, struct ffi_set_info *info)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return -EBADF;
+	*info = (struct ffi_set_info){.window_addr = set->window.addr,
+			.window_size = set->window.size,
+			.part_count = atomic_load(&set->part_count),
+			.map_count = atomic_load(&set->map_count),
+			.mapped_bytes = atomic_load(&set->mapped_bytes),
+			.granularity = atomic_load(&set->granularity),
+			.coalescing = atomic_load(&set->coalescing),
+			.degraded = set_is_degraded(set)};
+	handle_put(handle);
+	return 0;
+}
+
+int ffi_set_coalescing(uint64_t handle, uint32_t coalescing, struct pmemset_error *err)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = set_coalescing(set, coalescing, &e);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_set_delete(uint64_t handle, struct pmemset_error *err)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = set_end(set, &e);
+	handle_put(handle);
+	if (rc != 0)
+		return give(err, &e);
+	/* Only one caller has ended it, and only that one comes here. */
+	(void)handle_close(handle, HANDLE_SET);
+	set_free(set);
+	return 0;
+}
+
+/* ---- parts ---- */
+
+static int map_from(struct set *set, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
+		struct ffi_part *out, struct pmemset_error *e)
+{
+	struct source source;
+	int rc = source_open(&source, v, path, path_length, (enum create)spec->create, spec->mode, e);
+	if (rc != 0)
+		return rc;
+	const struct part_spec what = {.offset = spec->offset,
+			.length = spec->length,
+			.cookie = spec->cookie,
+			.keep_free = spec->keep_free,
+			.grow = spec->grow != 0};
+	struct part_result got;
+	rc = part_map(set, &source, &what, &got, e);
+	if (rc == 0)
+		*out = (struct ffi_part){.addr = got.addr,
+				.length = got.length,
+				.offset = spec->offset,
+				.cookie = spec->cookie,
+				.map_addr = got.map_addr,
+				.map_size = got.map_size,
+				.dev = source.file->dev,
+				.ino = source.file->ino,
+				.granularity = source.file->medium.granularity,
+				.persistence = source.file->medium.persistence,
+				.map_sync = source.file->medium.map_sync,
+				.coalesced = got.coalesced,
+				.created = source.makes,
+				.degraded = atomic_load(&source.file->failed) != 0};
+	source_close(&source);
+	return rc;
+}
+
+int ffi_part_map(uint64_t handle, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
+		struct pmemset_error *err)
+{
+	if (spec->create > FFI_CREATE_ALWAYS || spec->cookie == 0)
+		return bad_value(err, "an unknown create mode, or cookie 0");
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct volume *v = handle_get(spec->volume, HANDLE_VOLUME);
+	if (v == NULL) {
+		handle_put(handle);
+		return stale(err);
+	}
+	struct pmemset_error e;
+	int rc = map_from(set, v, spec, path, path_length, part, &e);
+	handle_put(spec->volume);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- look-up ---- */
+
+/* What was loaded counts only if the objects were still theirs; the caller asks index_overtaken. */
+static void fill_span(struct ffi_span *span, const struct range *map, const struct range *part)
+{
+	struct part_map *m = map->object;
+	struct part *p = part->object;
+	uint64_t users = atomic_load_explicit(&m->state, memory_order_acquire) & ~(MAP_FROZEN | MAP_GONE);
+	struct file *file = atomic_load_explicit(&p->file, memory_order_acquire);
+	*span = (struct ffi_span){.map_addr = map->lo,
+			.map_size = map->hi - map->lo,
+			.map_parts = atomic_load_explicit(&m->parts, memory_order_acquire),
+			.map_refs = users,
+			.addr = part->lo,
+			.length = part->hi - part->lo,
+			.offset = atomic_load_explicit(&p->offset, memory_order_acquire),
+			.cookie = atomic_load_explicit(&p->cookie, memory_order_acquire),
+			.flags = atomic_load_explicit(&file->failed, memory_order_relaxed) ? FFI_SPAN_DEGRADED : 0};
+}
+
+static bool look_up(const struct index *ix, uint64_t addr, struct ffi_span *span)
+{
+	struct range map;
+	struct range part;
+	uint64_t commits;
+	do {
+		commits = index_commits(ix);
+		if (!index_find(ix, addr, &map, &part))
+			return false;
+		fill_span(span, &map, &part);
+	} while (index_overtaken(ix, commits));
+	return true;
+}
+
+int ffi_lookup(uint64_t handle, uint64_t addr, struct ffi_span *span)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return -EBADF;
+	bool found = look_up(&set->index, addr, span);
+	handle_put(handle);
+	return found ? 0 : PMEMSET_E_CANNOT_FIND_PART_MAP;
+}
+
+static int64_t list(uint64_t handle, enum index_tree tree, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return -EBADF;
+	uint64_t n = 0;
+	struct range r;
+	while (n < max && index_next(&set->index, tree, from, &r) && (to == 0 || r.lo < to)) {
+		/* What is there now at that address; it may have changed since, and then is asked for again. */
+		uint64_t in = r.lo > from ? r.lo : from;
+		if (look_up(&set->index, tree == INDEX_MAPS ? r.lo : in, &rows[n]) &&
+				(tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length) > from) {
+			from = tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length;
+			n++;
+		} else if (r.object == NULL) {
+			from = r.hi; /* a range that was lost */
+		}
+	}
+	handle_put(handle);
+	return (int64_t)n;
+}
+
+int64_t ffi_maps(uint64_t handle, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+{
+	return list(handle, INDEX_MAPS, from, to, rows, max);
+}
+
+int64_t ffi_parts(uint64_t handle, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+{
+	return list(handle, INDEX_PARTS, from, to, rows, max);
+}
+
+/* ---- removal ---- */
+
+int ffi_remove(uint64_t handle, uint64_t addr, uint64_t length, uint32_t whole_map, uint32_t dry_run, struct ffi_removal *removal,
+		uint64_t *removed, uint64_t *trimmed, uint64_t *split, struct pmemset_error *err)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct removal r = {.removed_max = removal->removed_max,
+			.trimmed_max = removal->trimmed_max,
+			.split_max = removal->split_max,
+			.removed_rows = removed,
+			.trimmed_rows = trimmed,
+			.split_rows = split};
+	int rc = whole_map ? set_remove_map(set, addr, dry_run != 0, &r, &e) : set_remove(set, addr, length, dry_run != 0, &r, &e);
+	handle_put(handle);
+	removal->removed = r.removed;
+	removal->trimmed = r.trimmed;
+	removal->split = r.split;
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- access ---- */
+
+/* A pin outlives the call that made it, so it uses the set's handle as long as it lives. */
+struct pin {
+	uint64_t set;
+	struct part_map *map;
+};
+
+int ffi_pin(uint64_t handle, uint64_t addr, uint64_t length, uint64_t *out, struct pmemset_error *err)
+{
+	*out = 0;
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct pin *pin = malloc(sizeof(*pin));
+	int rc = pin ? 0 : error_set(&e, -ENOMEM, "no memory for a pin");
+	if (rc == 0) {
+		pin->set = handle;
+		rc = access_pin(set, addr, length, &pin->map, &e);
+	}
+	if (rc == 0) {
+		*out = handle_open(HANDLE_PIN, pin);
+		if (*out != 0)
+			return 0;
+		access_unpin(pin->map);
+		error_set(&e, -EMFILE, "no free handle");
+	}
+	free(pin);
+	handle_put(handle);
+	return give(err, &e);
+}
+
+int ffi_unpin(uint64_t handle)
+{
+	struct pin *pin = handle_get(handle, HANDLE_PIN);
+	if (pin == NULL)
+		return -EBADF;
+	handle_put(handle);
+	if (!handle_close(handle, HANDLE_PIN))
+		return -EBADF;
+	access_unpin(pin->map);
+	handle_put(pin->set);
+	free(pin);
+	return 0;
+}
+
+int ffi_read(uint64_t handle, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = access_read(set, addr, buf, length, nowait != 0, &e);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}
+
+static void tell(struct set *set, const struct written *w, struct ffi_written *out)
+{
+	*out = (struct ffi_written){.bytes = w->bytes,
+			.durability = w->durability,
+			.granularity = atomic_load(&set->granularity),
+			.persistence = w->persistence,
+			.simulated = w->simulated};
+}
+
+int ffi_write(uint64_t handle, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err)
+{
+	if (durability > FFI_DURABILITY_DEEP)
+		return bad_value(err, "unknown durability");
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct written w;
+	int rc = access_write(set, addr, buf, length, (enum durability)durability, &w, &e);
+	if (rc == 0)
+		tell(set, &w, written);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_persist(uint64_t handle, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err)
+{
+	if (durability > FFI_DURABILITY_DEEP || durability == FFI_DURABILITY_NONE)
+		return bad_value(err, "unknown durability");
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct written w;
+	int rc = access_persist(set, ranges, count, (enum durability)durability, &w, &e);
+	if (rc == 0)
+		tell(set, &w, written);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_drain(uint64_t handle, struct ffi_written *written, struct pmemset_error *err)
+{
+	struct set *set = handle_get(handle, HANDLE_SET);
+	if (set == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct written w;
+	int rc = access_drain(set, &w, &e);
+	if (rc == 0)
+		tell(set, &w, written);
+	handle_put(handle);
+	return rc ? give(err, &e) : 0;
+}

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * ffi.h -- the face of the engine that a foreign-function interface can bind: integer handles, flat structures, fixed widths.
+ *
+ * It adds two things to the core and nothing else:
+ *   - handles {generation:32, index:16} in place of pointers, never 0: a stale or foreign handle is -EBADF, never a crash;
+ *   - values that come from outside are checked: an unknown enumerator is an error.
+ *
+ * Every function that returns int returns 0 or a negative code (PMEMSET_E_*, or -errno), and fills the caller-owned *err (error.h) on failure
+ * if err is not NULL (it is left alone on success). Every function may be called from any thread. Structures have no padding; the caller owns all of
+ * them and may free them once the call has returned. Lengths, offsets and addresses are bytes.
+ *
+ * "Blocks" says what a call may wait for: "no" is safe on an event loop.
+ */
+#ifndef PMEMSET_FFI_H
+#define PMEMSET_FFI_H 1
+
+#include "error.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#pragma GCC visibility push(default) /* and libpmemset.map lists them */
+
+#define FFI_VERSION 1
+
+/* Values of the wire, the same in every structure. */
+enum { FFI_GRANULARITY_BYTE = 0, FFI_GRANULARITY_CACHE_LINE = 1, FFI_GRANULARITY_PAGE = 2, FFI_GRANULARITY_UNSET = 3 };
+enum { FFI_PERSISTENCE_UNKNOWN = 0, FFI_PERSISTENCE_PERSISTENT = 1, FFI_PERSISTENCE_HOST_DEPENDENT = 2, FFI_PERSISTENCE_VOLATILE = 3 };
+enum { FFI_COALESCING_NONE = 0, FFI_COALESCING_OPPORTUNISTIC = 1, FFI_COALESCING_FULL = 2 };
+enum { FFI_CREATE_NEVER = 0, FFI_CREATE_IF_NEEDED = 1, FFI_CREATE_EXCLUSIVE = 2, FFI_CREATE_ALWAYS = 3 };
+enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSISTED = 2, FFI_DURABILITY_DEEP = 3 };
+
+#define FFI_TEXT_SIZE 256
+#define FFI_NAME_SIZE 64
+
+/* What the caller compares before it calls anything else. */
+struct ffi_abi {
+	uint32_t version;	/* FFI_VERSION */
+	uint32_t error_size, abi_size, engine_spec_size, engine_info_size, volume_info_size, probe_size;
+	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size;
+	uint32_t codes;		/* how many rows ffi_code() has */
+};
+
+/* Fills *out (of the caller's out_size bytes, at most) and returns FFI_VERSION. Blocks: no. */
+uint32_t ffi_abi(struct ffi_abi *out, uint32_t out_size);
+
+/*
+ * The table of codes: row 0 <= i < ffi_abi.codes. *code gets the number; name and text get at most FFI_NAME_SIZE and FFI_TEXT_SIZE bytes.
+ * Rows of libpmemset come first, then those of libpmem2 (its causes). Returns 0, or -ERANGE past the end. Blocks: no.
+ */
+int ffi_code(uint32_t i, int32_t *code, char *name, char *text);
+
+/* ---- the engine: one per process ---- */
+
+struct ffi_engine_spec {
+	uint64_t arena_base;	/* 0: 0x4000_0000_0000 */
+	uint64_t arena_size;	/* 0: 21 TiB */
+	uint64_t mappings_max;	/* kernel mappings the engine may use; 0: vm.max_map_count - 8192 */
+	uint32_t simulate;	/* FFI_GRANULARITY_BYTE or _CACHE_LINE to pretend that (tests), _UNSET to tell the truth */
+	uint32_t reserved;
+};
+struct ffi_engine_info {
+	uint64_t arena_base, arena_size, page_size;
+	uint64_t mappings, mappings_max;	/* kernel mappings in use by parts and the gaps between them */
+	uint32_t addresses_stable;		/* 1: the arena is where it was asked for */
+	uint32_t simulate;
+	char libpmem2[FFI_NAME_SIZE];		/* version the engine was built against */
+};
+
+/*
+ * Reserve the arena, install the SIGBUS handler, take libpmem2's functions. Call once, before any other call but ffi_abi and ffi_code,
+ * from a process whose environment has no PMEM2_* variable. -EALREADY the second time; -ENOMEM (RLIMIT_AS is named in the message)
+ * where no arena can be had. Blocks: no.
+ */
+int ffi_engine_start(const struct ffi_engine_spec *spec, struct pmemset_error *err);
+void ffi_engine_info(struct ffi_engine_info *info);
+
+/* ---- volumes: directories that paths are relative to ---- */
+
+struct ffi_volume_info {
+	uint64_t capacity, available, alignment;	/* bytes; available is what an unprivileged user may still take */
+	uint64_t dev, ino;				/* of the directory */
+	uint32_t granularity, persistence;		/* what a new file there would get */
+	uint32_t map_sync, dax;				/* 0 or 1 */
+	int32_t numa_node;				/* -1: unknown */
+	uint32_t allocates;				/* 0: a copy-on-write file system, where allocation promises nothing */
+	char file_system[FFI_NAME_SIZE];		/* "ext4", "tmpfs" ... as in /proc/self/mountinfo */
+	char reason[FFI_TEXT_SIZE];			/* one sentence: why this persistence; names no path */
+};
+struct ffi_probe {
+	uint64_t size, alignment;
+	uint32_t exists, granularity, persistence, map_sync;
+	char reason[FFI_TEXT_SIZE];	/* why not finer; empty where it is as fine as can be */
+};
+
+/* Opens a directory. *volume = 0 on failure. -ENOENT, -ENOTDIR, -EACCES; -ENOSYS where openat2 is missing. Blocks: briefly. */
+int ffi_volume_open(const char *path, uint64_t *volume, struct pmemset_error *err);
+int ffi_volume_close(uint64_t volume);
+/* Makes an unnamed temporary file to find out what a new file gets. Blocks: on the disk. */
+int ffi_volume_info(uint64_t volume, struct ffi_volume_info *info, struct pmemset_error *err);
+/*
+ * What a part of that file would get; the file need not exist. path: length bytes of UTF-8, no NUL needed; the rules of ffi_part_map.
+ * Blocks: on the disk.
+ */
+int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_probe *probe, struct pmemset_error *err);
+
+/* ---- sets ---- */
+
+struct ffi_set_spec {
+	uint64_t window_size;		/* bytes; rounded up to 2 MiB */
+	uint64_t parts_max;		/* 0: no limit but the mappings' */
+	uint32_t required_granularity;	/* FFI_GRANULARITY_*: the coarsest that the set accepts */
+	uint32_t coalescing;		/* FFI_COALESCING_* */
+};
+struct ffi_set_info {
+	uint64_t window_addr, window_size;
+	uint64_t part_count, map_count, mapped_bytes;
+	uint32_t granularity;	/* effective; FFI_GRANULARITY_UNSET before the first map; never reset */
+	uint32_t coalescing;
+	uint32_t degraded;	/* 1: a flush of one of its files failed */
+	uint32_t reserved;
+};
+
+/* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE (unknown values), -ENOMEM (LIMIT_WINDOWS where the arena is full). Blocks: no. */
+int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *set, struct pmemset_error *err);
+int ffi_set_info(uint64_t set, struct ffi_set_info *info);
+/* From the next map on. INVALID_COALESCING_VALUE. Blocks: only on a structure change of the same set. */
+int ffi_set_coalescing(uint64_t set, uint32_t coalescing, struct pmemset_error *err);
+/*
+ * Make everything durable, unmap it, give the window back. All or nothing: PART_MAP_POSSIBLE_USE_AFTER_DROP while an access or a pin
+ * holds a map, and the flush errors of ffi_remove. The handle is stale afterwards. Blocks: on flushes.
+ */
+int ffi_set_delete(uint64_t set, struct pmemset_error *err);
+
+/* ---- parts ---- */
+
+struct ffi_part_spec {
+	uint64_t volume;	/* handle */
+	uint64_t offset;	/* in the source */
+	uint64_t length;	/* 0: from offset to the end of the source, which is not grown for it */
+	uint64_t cookie;	/* the caller's number for the part; look-ups give it back; not 0 */
+	uint64_t keep_free;	/* bytes that growth must leave on the volume */
+	uint32_t create;	/* FFI_CREATE_* */
+	uint32_t mode;		/* permission bits of a created file, less the umask */
+	uint32_t grow;		/* 1: extend and allocate an existing file that is too small (a created one always is) */
+	uint32_t reserved;
+};
+struct ffi_part {
+	uint64_t addr, length, offset, cookie;
+	uint64_t map_addr, map_size;	/* the part map that holds it */
+	uint64_t dev, ino;		/* of the source */
+	uint32_t granularity, persistence, map_sync;
+	uint32_t coalesced;		/* 1: appended to a map that was there */
+	uint32_t created;		/* 1: this call created the file */
+	uint32_t degraded;
+};
+
+/*
+ * Map a part of the file `path` (path_length bytes, no NUL needed) beneath a volume.
+ *
+ * Path: UTF-8, 1 to 4 095 bytes, no control character, no empty, ".", ".." or ".pmemset" component and none that begins with
+ * ".pmemset-", no symlink, magic link or other mount on the way, a regular file with one link; anything else of that kind is -EACCES
+ * with PATH_NOT_ALLOWED. A missing file is INVALID_SOURCE_PATH; a directory, FIFO, socket or device INVALID_PMEM2_SOURCE (cause
+ * PMEM2_E_INVALID_FILE_TYPE).
+ *
+ * Then, in this order: INVALID_OFFSET_VALUE; INVALID_PMEM2_MAP (offset unaligned: cause PMEM2_E_OFFSET_UNALIGNED, value = alignment);
+ * MAP_LENGTH_UNSET; LENGTH_UNALIGNED (value = alignment); SOURCE_FILE_IS_TOO_SMALL (value = source size); -ENOMEM with LIMIT_PARTS or
+ * LIMIT_MAPPINGS; CANNOT_COALESCE_PARTS; CANNOT_FIT_PART_MAP (value = largest gap); CANNOT_GROW_SOURCE_FILE (sys_errno; -ENOSPC with
+ * KEEP_FREE); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
+ * -EBUSY with SOURCE_IN_USE and -EEXIST with SOURCE_EXISTS are the create modes' own. Every failure leaves file, directory and set as
+ * they were.
+ *
+ * Blocks: on the disk (allocation, fsync of file and directory).
+ */
+int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
+		struct pmemset_error *err);
+
+/* ---- look-up: no lock, no allocation, no waiting ---- */
+
+/* What look-ups fill: one flat row. */
+struct ffi_span {
+	uint64_t map_addr, map_size, map_parts, map_refs;	/* refs: accesses and pins that hold the map now */
+	uint64_t addr, length, offset, cookie;			/* the part that holds the address */
+	uint64_t flags;						/* FFI_SPAN_* */
+};
+#define FFI_SPAN_DEGRADED 1u
+
+/* The map and part that hold addr. CANNOT_FIND_PART_MAP, -EBADF. No error structure: this is the hot path. Blocks: no. */
+int ffi_lookup(uint64_t set, uint64_t addr, struct ffi_span *span);
+/*
+ * Up to max rows, in address order, of the maps (ffi_maps: the part's members describe the map's first part) or parts (ffi_parts) that
+ * touch [from, to); to == 0 means no end. Returns how many rows were filled, or -EBADF. Blocks: no.
+ */
+int64_t ffi_maps(uint64_t set, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max);
+int64_t ffi_parts(uint64_t set, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max);
+
+/* ---- removal ---- */
+
+struct ffi_removal {
+	uint64_t removed, trimmed, split;	/* how many there are; the rows hold as many as fit */
+	uint64_t removed_max, trimmed_max, split_max;	/* in: room in the caller's rows */
+};
+
+/*
+ * Remove every part that [addr, addr + length) touches, whole; maps shrink, split or go. All or nothing.
+ * whole_map != 0: remove the map that starts at addr; length is ignored (CANNOT_FIND_PART_MAP where none starts).
+ * dry_run != 0: only report.
+ * removed: rows of 3 {addr, length, cookie}; trimmed: rows of 4 {addr, size before, addr, size after}; split: rows of 6 {addr, size
+ * before, addr, size, addr, size after}; each may be NULL where its _max is 0. The counts are whole even where rows did not fit.
+ * CANNOT_FIND_PART_MAP where nothing is touched; LENGTH_OUT_OF_RANGE for length 0 or a range that wraps;
+ * PART_MAP_POSSIBLE_USE_AFTER_DROP while an access or pin holds one of the maps; -EIO with PERSIST_FAILED or DEGRADED where what was
+ * written cannot be made durable first. Blocks: on flushes.
+ */
+int ffi_remove(uint64_t set, uint64_t addr, uint64_t length, uint32_t whole_map, uint32_t dry_run, struct ffi_removal *removal,
+		uint64_t *removed, uint64_t *trimmed, uint64_t *split, struct pmemset_error *err);
+
+/* ---- access: every range lies inside one map ---- */
+
+/* The rule's errors, for all of these: NO_PART_MAPPED; CANNOT_FIND_PART_MAP; LENGTH_OUT_OF_RANGE with addr and size of the map. */
+
+/*
+ * Check a range, and keep its map from being removed until ffi_unpin(*pin), which may come from any thread; pins are counted.
+ * A length of 0 checks and pins the map that holds addr. Blocks: no.
+ */
+int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct pmemset_error *err);
+int ffi_unpin(uint64_t pin);
+
+struct ffi_written {
+	uint64_t bytes;
+	uint32_t durability;	/* reached, FFI_DURABILITY_* */
+	uint32_t granularity, persistence, simulated;
+};
+
+/*
+ * Copy length bytes at addr to buf. nowait != 0: -EAGAIN instead of waiting for a page that is not in memory.
+ * PMEMSET_E_IO_FAIL with a fault's reason; buf is undefined then. Blocks: on the disk, unless nowait.
+ */
+int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err);
+/*
+ * Copy length bytes of buf to addr and make them as durable as asked. On failure value = bytes that were written (of unknown
+ * durability). IO_FAIL with a fault's reason; -ENOSPC, -EIO, -EROFS of a write; -EIO with PERSIST_FAILED or DEGRADED. Blocks: on the
+ * disk.
+ */
+int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err);
+/*
+ * Make ranges durable: rows of 2 {addr, length}, durability FLUSHED, PERSISTED or DEEP. All ranges are checked before the first is
+ * flushed; value = index of the range that was refused. Blocks: on the disk.
+ */
+int ffi_persist(uint64_t set, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err);
+/* Order stores of this thread before its later ones. NO_PART_MAPPED. Blocks: no. */
+int ffi_drain(uint64_t set, struct ffi_written *written, struct pmemset_error *err);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "file.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define BUCKETS 1024u
+
+/* Up to so many ranges, and whenever somebody else's dirt is on the file, ranges are flushed one by one. */
+#define RANGES_APART 8u
+#define RANGES_PER_ROUND 4096u
+
+#define ZEROS_SIZE (1u << 20)
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct file *buckets[BUCKETS];
+static struct file *retired; /* closed files, to be used again */
+static _Atomic unsigned failures;
+
+static struct file **bucket_of(dev_t dev, ino_t ino)
+{
+	return &buckets[(ino * UINT64_C(0x9E3779B97F4A7C15) ^ dev) % BUCKETS];
+}
+
+static struct file *find(dev_t dev, ino_t ino)
+{
+	struct file *file = *bucket_of(dev, ino);
+	while (file != NULL && (file->dev != dev || file->ino != ino))
+		file = file->next;
+	return file;
+}
+
+static struct file *take_memory(void)
+{
+	struct file *file = retired;
+	if (file != NULL) {
+		retired = file->next;
+		return file;
+	}
+	file = calloc(1, sizeof(*file));
+	if (file == NULL)
+		return NULL;
+	pthread_mutex_init(&file->size_lock, NULL);
+	pthread_mutex_init(&file->lock, NULL);
+	pthread_cond_init(&file->done, NULL);
+	return file;
+}
+
+int file_open(int fd, struct file **out, struct pmemset_error *e)
+{
+	*out = NULL;
+	struct stat st;
+	if (fstat(fd, &st) != 0) {
+		int why = errno;
+		(void)close(fd);
+		return error_sys(e, 0, why, "fstat");
+	}
+	pthread_mutex_lock(&registry_lock);
+	struct file *file = find(st.st_dev, st.st_ino);
+	if (file != NULL) {
+		file->references++;
+		pthread_mutex_unlock(&registry_lock);
+		(void)close(fd);
+		*out = file;
+		return 0;
+	}
+	pthread_mutex_unlock(&registry_lock);
+
+	/* May wait for the disk, so without the lock; another thread may register the same file meanwhile. */
+	struct medium medium;
+	medium_of(fd, &medium);
+	(void)fdatasync(fd);
+
+	pthread_mutex_lock(&registry_lock);
+	file = find(st.st_dev, st.st_ino);
+	if (file != NULL) {
+		file->references++;
+		(void)close(fd);
+	} else if ((file = take_memory()) == NULL) {
+		pthread_mutex_unlock(&registry_lock);
+		(void)close(fd);
+		return error_set(e, -ENOMEM, "no memory for a file");
+	} else {
+		file->dev = st.st_dev;
+		file->ino = st.st_ino;
+		file->fd = fd;
+		file->medium = medium;
+		atomic_store(&file->failed, 0);
+		atomic_store(&file->dirt, 0);
+		file->clean = 0;
+		file->references = 1;
+		struct file **bucket = bucket_of(st.st_dev, st.st_ino);
+		file->next = *bucket;
+		*bucket = file;
+	}
+	pthread_mutex_unlock(&registry_lock);
+	*out = file;
+	return 0;
+}
+
+void file_hold(struct file *file)
+{
+	pthread_mutex_lock(&registry_lock);
+	assert(file->references > 0);
+	file->references++;
+	pthread_mutex_unlock(&registry_lock);
+}
+
+void file_release(struct file *file)
+{
+	pthread_mutex_lock(&registry_lock);
+	assert(file->references > 0);
+	if (--file->references == 0) {
+		struct file **link = bucket_of(file->dev, file->ino);
+		while (*link != file)
+			link = &(*link)->next;
+		*link = file->next;
+		(void)close(file->fd);
+		if (atomic_load(&file->failed) != 0)
+			atomic_fetch_sub(&failures, 1);
+		file->next = retired;
+		retired = file;
+	}
+	pthread_mutex_unlock(&registry_lock);
+}
+
+bool file_is_open(dev_t dev, ino_t ino)
+{
+	pthread_mutex_lock(&registry_lock);
+	bool open = find(dev, ino) != NULL;
+	pthread_mutex_unlock(&registry_lock);
+	return open;
+}
+
+/* ---- the flusher ---- */
+
+struct flush {
+	const struct flush_range *ranges;
+	size_t count; /* 0: the whole file */
+	struct flush *next;
+	int result; /* errno, once answered */
+	bool answered;
+};
+
+static int by_address(const void *a, const void *b)
+{
+	const struct flush_range *x = a;
+	const struct flush_range *y = b;
+	return (x->addr > y->addr) - (x->addr < y->addr);
+}
+
+/* Whole pages, clipped to nothing: a part begins on a page, so rounding down stays inside of it. */
+static int sync_range(uint64_t addr, uint64_t end)
+{
+	uint64_t start = addr & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+	void *from = (void *)(uintptr_t)start; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in every range */
+	return msync(from, end - start, MS_SYNC) == 0 ? 0 : errno;
+}
+
+static int sync_ranges(struct flush_range *ranges, size_t count)
+{
+	qsort(ranges, count, sizeof(*ranges), by_address);
+	int rc = 0;
+	for (size_t i = 0; i < count && rc == 0;) {
+		uint64_t start = ranges[i].addr;
+		uint64_t end = start + ranges[i].length;
+		for (i++; i < count && ranges[i].addr <= end; i++) {
+			uint64_t further = ranges[i].addr + ranges[i].length;
+			end = further > end ? further : end;
+		}
+		rc = sync_range(start, end);
+	}
+	return rc;
+}
+
+/*
+ * One round, for everybody in it. fdatasync writes all dirt of the file first, everybody's; ranges cost a call each. So: few ranges, or
+ * dirt that nobody asked to have flushed: by range; else the file. Returns errno; *whole: the file was flushed.
+ */
+static int flush_round(struct file *file, const struct flush *round, bool dirty, bool *whole)
+{
+	size_t count = 0;
+	*whole = false;
+	for (const struct flush *f = round; f != NULL; f = f->next) {
+		*whole |= f->count == 0;
+		count += f->count;
+	}
+	if (!*whole && count <= RANGES_PER_ROUND && (dirty || count <= RANGES_APART)) {
+		struct flush_range few[RANGES_APART];
+		struct flush_range *all = count <= RANGES_APART ? few : malloc(count * sizeof(*all));
+		if (all != NULL) {
+			size_t n = 0;
+			for (const struct flush *f = round; f != NULL; f = f->next) {
+				memcpy(all + n, f->ranges, f->count * sizeof(*all));
+				n += f->count;
+			}
+			int rc = sync_ranges(all, count);
+			if (all != few)
+				free(all);
+			return rc;
+		}
+	}
+	*whole = true;
+	return fdatasync(file->fd) == 0 ? 0 : errno;
+}
+
+static int refuse_degraded(struct file *file, struct pmemset_error *e)
+{
+	error_sys(e, -EIO, atomic_load(&file->failed), "an earlier flush of the file failed");
+	e->reason = PMEMSET_REASON_DEGRADED;
+	return -EIO;
+}
+
+int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e)
+{
+	struct flush mine = {.ranges = ranges, .count = count};
+	pthread_mutex_lock(&file->lock);
+	if (atomic_load(&file->failed) != 0) {
+		pthread_mutex_unlock(&file->lock);
+		return refuse_degraded(file, e);
+	}
+	mine.next = file->waiting;
+	file->waiting = &mine;
+	while (!mine.answered) {
+		if (file->running) {
+			pthread_cond_wait(&file->done, &file->lock);
+			continue;
+		}
+		/* Nobody flushes, so this thread does, for all who wait. */
+		struct flush *round = file->waiting;
+		file->waiting = NULL;
+		file->running = true;
+		uint64_t dirt = atomic_load(&file->dirt);
+		bool dirty = dirt != file->clean;
+		int rc = atomic_load(&file->failed);
+		pthread_mutex_unlock(&file->lock);
+		bool whole = false;
+		if (rc == 0)
+			rc = flush_round(file, round, dirty, &whole);
+		pthread_mutex_lock(&file->lock);
+		file->running = false;
+		if (rc != 0 && atomic_exchange(&file->failed, rc) == 0)
+			atomic_fetch_add(&failures, 1);
+		else if (rc == 0 && whole)
+			file->clean = dirt;
+		while (round != NULL) {
+			struct flush *next = round->next;
+			round->result = rc;
+			round->answered = true;
+			round = next;
+		}
+		pthread_cond_broadcast(&file->done);
+	}
+	pthread_mutex_unlock(&file->lock);
+	if (mine.result == 0)
+		return 0;
+	error_sys(e, -EIO, mine.result, "flush failed: %s", strerror(mine.result));
+	e->reason = PMEMSET_REASON_PERSIST_FAILED;
+	return -EIO;
+}
+
+unsigned file_failures(void)
+{
+	return atomic_load(&failures);
+}
+
+void file_soil(struct file *file)
+{
+	atomic_fetch_add(&file->dirt, 1);
+}
+
+bool file_is_dirty(struct file *file)
+{
+	pthread_mutex_lock(&file->lock);
+	bool dirty = atomic_load(&file->dirt) != file->clean;
+	pthread_mutex_unlock(&file->lock);
+	return dirty;
+}
+
+/* ---- size ---- */
+
+static int write_zeros(int fd, uint64_t from, uint64_t to)
+{
+	void *zeros = calloc(1, ZEROS_SIZE);
+	if (zeros == NULL)
+		return ENOMEM;
+	int rc = 0;
+	while (from < to && rc == 0) {
+		size_t n = to - from < ZEROS_SIZE ? (size_t)(to - from) : ZEROS_SIZE;
+		ssize_t wrote = pwrite(fd, zeros, n, (off_t)from);
+		if (wrote > 0)
+			from += (uint64_t)wrote;
+		else if (wrote == 0)
+			rc = ENOSPC;
+		else if (errno != EINTR)
+			rc = errno;
+	}
+	free(zeros);
+	return rc;
+}
+
+/* Not posix_fallocate: glibc's falls back to writing into blocks that others may be writing. */
+static int allocate(int fd, const struct medium *medium, uint64_t from, uint64_t to)
+{
+	int rc;
+	do
+		rc = fallocate(fd, 0, (off_t)from, (off_t)(to - from)) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	if (rc == EOPNOTSUPP)
+		return write_zeros(fd, from, to);
+	if (rc == 0 && medium->map_sync)
+		rc = write_zeros(fd, from, to);
+	return rc;
+}
+
+int file_grow(int fd, const struct medium *medium, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e)
+{
+	growth->from = UINT64_MAX;
+	struct stat st;
+	struct statvfs fs;
+	if (fstat(fd, &st) != 0 || fstatvfs(fd, &fs) != 0)
+		return error_sys(e, 0, errno, "fstat");
+	uint64_t from = (uint64_t)st.st_size;
+	if (size <= from)
+		return 0;
+	uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (available < keep_free || available - keep_free < size - from) {
+		error_set(e, -ENOSPC, "growing by %" PRIu64 " bytes would leave less than %" PRIu64 " of %" PRIu64, size - from, keep_free,
+				available);
+		if (available >= size - from)
+			e->reason = PMEMSET_REASON_KEEP_FREE;
+		e->value = available > keep_free ? available - keep_free : 0;
+		return -ENOSPC;
+	}
+	growth->from = from;
+	int rc = allocate(fd, medium, from, size);
+	if (rc == 0 && fsync(fd) != 0)
+		rc = errno;
+	if (rc == 0)
+		return 0;
+	file_ungrow(fd, growth);
+	growth->from = UINT64_MAX;
+	return error_sys(e, 0, rc, "cannot extend the file from %" PRIu64 " to %" PRIu64 " bytes: %s", from, size, strerror(rc));
+}
+
+void file_ungrow(int fd, const struct growth *growth)
+{
+	int rc = 0;
+	if (growth->from != UINT64_MAX)
+		do
+			rc = ftruncate(fd, (off_t)growth->from);
+		while (rc != 0 && errno == EINTR);
+}

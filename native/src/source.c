@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "source.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PATH_BYTES_MAX 4095
+
+/* One thread at a time opens a file, or puts a new one in its place: so that an emptied file is nobody's. */
+static pthread_mutex_t names_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* glibc has no wrapper. */
+static int open_beneath(int dir, const char *path, uint64_t flags)
+{
+	struct open_how how = {.flags = flags | O_CLOEXEC,
+			.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV};
+	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+/* A descriptor that was only looked through, opened for use. */
+static int reopen(int fd, int flags)
+{
+	char path[40];
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
+static void own_name(char name[SOURCE_NAME_SIZE])
+{
+	uint64_t random = 0;
+	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+		random = (uint64_t)(uintptr_t)name ^ (uint64_t)getpid(); /* O_EXCL still decides */
+	(void)snprintf(name, SOURCE_NAME_SIZE, ".pmemset-%016" PRIx64, random);
+}
+
+/* ---- paths as text ---- */
+
+/* Bytes of the UTF-8 sequence at text, 0 where it is none (overlong, surrogate, above U+10FFFF, cut short). */
+static size_t utf8_sequence(const unsigned char *text, size_t left)
+{
+	unsigned char first = text[0];
+	if (first < 0x80)
+		return 1;
+	size_t n = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+	if (first < 0xC2 || first > 0xF4 || left < n)
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((text[i] & 0xC0) != 0x80)
+			return 0;
+	if ((first == 0xE0 && text[1] < 0xA0) || (first == 0xED && text[1] > 0x9F) || (first == 0xF0 && text[1] < 0x90) ||
+			(first == 0xF4 && text[1] > 0x8F))
+		return 0;
+	return n;
+}
+
+static const char *refuse_component(const char *name, size_t length)
+{
+	if (length == 0)
+		return "an empty component";
+	if ((length == 1 && name[0] == '.') || (length == 2 && memcmp(name, "..", 2) == 0))
+		return "a component that is . or ..";
+	if (length >= 8 && memcmp(name, ".pmemset", 8) == 0 && (length == 8 || name[8] == '-'))
+		return "a component that is the service's own";
+	return NULL;
+}
+
+/* Why the path is not to be opened, or NULL. */
+static const char *refuse_text(const char *path, size_t length)
+{
+	if (length == 0)
+		return "empty";
+	if (length > PATH_BYTES_MAX)
+		return "longer than 4095 bytes";
+	const unsigned char *text = (const unsigned char *)path;
+	for (size_t i = 0; i < length;) {
+		size_t n = utf8_sequence(text + i, length - i);
+		if (n == 0)
+			return "not UTF-8";
+		if (text[i] < 0x20 || text[i] == 0x7F || (text[i] == 0xC2 && text[i + 1] < 0xA0))
+			return "a control character";
+		i += n;
+	}
+	for (const char *from = path;;) {
+		size_t left = length - (size_t)(from - path);
+		const char *slash = memchr(from, '/', left);
+		size_t n = slash ? (size_t)(slash - from) : left;
+		const char *why = refuse_component(from, n);
+		if (why != NULL || slash == NULL)
+			return why;
+		from = slash + 1;
+	}
+}
+
+static int not_allowed(struct pmemset_error *e, int why, const char *what)
+{
+	error_sys(e, -EACCES, why ? why : EACCES, "path not allowed: %s", what);
+	e->reason = PMEMSET_REASON_PATH_NOT_ALLOWED;
+	return -EACCES;
+}
+
+/* ---- volumes ---- */
+
+int volume_open(struct volume *v, const char *path, struct pmemset_error *e)
+{
+	v->fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct stat st;
+	if (v->fd < 0)
+		return error_sys(e, 0, errno, "cannot open the volume %s: %s", path, strerror(errno));
+	int rc = fstat(v->fd, &st) != 0 ? errno : 0;
+	int probe = rc == 0 ? open_beneath(v->fd, ".", O_PATH | O_DIRECTORY) : -1;
+	if (probe < 0) {
+		rc = rc ? rc : errno;
+		volume_close(v);
+		if (rc == ENOSYS || rc == EPERM)
+			return error_sys(e, -ENOSYS, rc,
+					"openat2 is not to be had: Linux 5.6 or later, and a seccomp filter that allows it, is needed");
+		return error_sys(e, 0, rc, "cannot open the volume %s: %s", path, strerror(rc));
+	}
+	(void)close(probe);
+	v->dev = st.st_dev;
+	v->ino = st.st_ino;
+	return 0;
+}
+
+void volume_close(struct volume *v)
+{
+	if (v->fd >= 0)
+		(void)close(v->fd);
+	v->fd = -1;
+}
+
+static int unnamed_file(int dir)
+{
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
+		return fd;
+	char name[SOURCE_NAME_SIZE];
+	own_name(name);
+	fd = openat(dir, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		(void)unlinkat(dir, name, 0);
+	return fd;
+}
+
+static void medium_of_new(int dir, struct medium *m)
+{
+	int fd = unnamed_file(dir);
+	medium_of(fd >= 0 ? fd : dir, m);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
+void volume_medium(const struct volume *v, struct medium *m)
+{
+	medium_of_new(v->fd, m);
+}
+
+/* ---- opening ---- */
+
+/* The path is there: fd leads to it and may only be looked through. */
+static int open_existing(struct source *s, int fd, enum create create, struct pmemset_error *e)
+{
+	struct stat st;
+	if (fstat(fd, &st) != 0)
+		return error_sys(e, 0, errno, "fstat");
+	if (!S_ISREG(st.st_mode)) {
+		error_set(e, PMEMSET_E_INVALID_PMEM2_SOURCE, "not a regular file");
+		e->cause = PMEM2_E_INVALID_FILE_TYPE;
+		return e->code;
+	}
+	if (st.st_nlink != 1)
+		return not_allowed(e, EMLINK, "a file of several names");
+	if (create == CREATE_EXCLUSIVE) {
+		error_set(e, -EEXIST, "the file exists");
+		e->reason = PMEMSET_REASON_SOURCE_EXISTS;
+		return -EEXIST;
+	}
+	if (create == CREATE_ALWAYS) {
+		if (file_is_open(st.st_dev, st.st_ino)) {
+			error_set(e, -EBUSY, "the file is mapped");
+			e->reason = PMEMSET_REASON_SOURCE_IN_USE;
+			return -EBUSY;
+		}
+		s->makes = true;
+		s->replaces = true;
+		s->mode = st.st_mode & 07777;
+		s->uid = st.st_uid;
+		s->gid = st.st_gid;
+		return 0;
+	}
+	int use = reopen(fd, O_RDWR);
+	if (use < 0)
+		return error_sys(e, 0, errno, "cannot open the file for reading and writing: %s", strerror(errno));
+	s->size = (uint64_t)st.st_size;
+	return file_open(use, &s->file, e);
+}
+
+/* The directory of a file that is to be made, and its name in there. */
+static int open_parent(struct source *s, const struct volume *v, const char *path, struct pmemset_error *e)
+{
+	const char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+	if (strlen(name) >= sizeof(s->name))
+		return error_sys(e, 0, ENAMETOOLONG, "the file's name is longer than 255 bytes");
+	char dir[PATH_BYTES_MAX + 1] = ".";
+	if (slash != NULL) {
+		memcpy(dir, path, (size_t)(slash - path));
+		dir[slash - path] = '\0';
+	}
+	memcpy(s->name, name, strlen(name) + 1);
+	s->dir = open_beneath(v->fd, dir, O_RDONLY | O_DIRECTORY);
+	if (s->dir >= 0)
+		return 0;
+	if (errno == ENOENT)
+		return error_sys(e, PMEMSET_E_INVALID_SOURCE_PATH, errno, "the directory does not exist");
+	return error_sys(e, 0, errno, "cannot open the directory: %s", strerror(errno));
+}
+
+static int open_locked(struct source *s, const struct volume *v, const char *path, enum create create, struct pmemset_error *e)
+{
+	int fd = open_beneath(v->fd, path, O_PATH);
+	if (fd < 0 && (errno == ELOOP || errno == EXDEV))
+		return not_allowed(e, errno, "it leads out of the volume, or through a link or another mount");
+	if (fd < 0 && errno == ENOENT && create != CREATE_NEVER)
+		s->makes = true;
+	else if (fd < 0 && errno == ENOENT)
+		return error_sys(e, PMEMSET_E_INVALID_SOURCE_PATH, ENOENT, "no such file");
+	else if (fd < 0)
+		return error_sys(e, 0, errno, "cannot open the path: %s", strerror(errno));
+	int rc = 0;
+	if (fd >= 0) {
+		rc = open_existing(s, fd, create, e);
+		(void)close(fd);
+	}
+	if (rc == 0 && s->makes)
+		rc = open_parent(s, v, path, e);
+	return rc;
+}
+
+int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
+		struct pmemset_error *e)
+{
+	*s = (struct source){.dir = -1, .mode = mode & 0777};
+	const char *why = refuse_text(path, length);
+	if (why != NULL)
+		return not_allowed(e, 0, why);
+	char text[PATH_BYTES_MAX + 1];
+	memcpy(text, path, length);
+	text[length] = '\0';
+	pthread_mutex_lock(&names_lock);
+	int rc = open_locked(s, v, text, create, e);
+	pthread_mutex_unlock(&names_lock);
+	if (rc != 0)
+		source_close(s);
+	return rc;
+}
+
+void source_medium_of_new(const struct source *s, struct medium *m)
+{
+	medium_of_new(s->dir, m);
+}
+
+int source_make(struct source *s, struct pmemset_error *e)
+{
+	own_name(s->working);
+	int fd = openat(s->dir, s->working, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, s->mode);
+	if (fd < 0) {
+		s->working[0] = '\0';
+		return error_sys(e, 0, errno, "cannot create the file: %s", strerror(errno));
+	}
+	if (s->replaces && (fchown(fd, s->uid, s->gid) != 0 || fchmod(fd, s->mode) != 0)) {
+		int why = errno;
+		(void)close(fd);
+		return error_sys(e, 0, why, "cannot give the file its owner and mode: %s", strerror(why));
+	}
+	return file_open(fd, &s->file, e);
+}
+
+/* A name for the file, and none taken from another. */
+static int name_new(struct source *s)
+{
+	if (renameat2(s->dir, s->working, s->dir, s->name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL) /* EINVAL: a file system without that flag */
+		return errno;
+	if (linkat(s->dir, s->working, s->dir, s->name, 0) != 0)
+		return errno;
+	return unlinkat(s->dir, s->working, 0) == 0 ? 0 : errno;
+}
+
+/* The old file's name for the new one; *kept: the old one has ours now, and can be had back. */
+static int name_instead(struct source *s, bool *kept)
+{
+	struct stat old;
+	if (fstatat(s->dir, s->name, &old, AT_SYMLINK_NOFOLLOW) == 0 && file_is_open(old.st_dev, old.st_ino))
+		return EBUSY;
+	*kept = renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE) == 0;
+	if (*kept || errno != EINVAL)
+		return *kept ? 0 : errno;
+	return renameat(s->dir, s->working, s->dir, s->name) == 0 ? 0 : errno;
+}
+
+int source_publish(struct source *s, struct pmemset_error *e)
+{
+	bool kept = false;
+	pthread_mutex_lock(&names_lock);
+	int rc = s->replaces ? name_instead(s, &kept) : name_new(s);
+	if (rc == 0 && fsync(s->dir) != 0) {
+		rc = errno;
+		if (kept)
+			(void)renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE);
+		else if (!s->replaces)
+			(void)renameat(s->dir, s->name, s->dir, s->working);
+	}
+	pthread_mutex_unlock(&names_lock);
+	if (rc != 0) {
+		error_sys(e, 0, rc, "cannot give the file its name: %s", strerror(rc));
+		if (rc == EEXIST)
+			e->reason = PMEMSET_REASON_SOURCE_EXISTS;
+		else if (rc == EBUSY)
+			e->reason = PMEMSET_REASON_SOURCE_IN_USE;
+		return e->code;
+	}
+	if (!kept)
+		s->working[0] = '\0';
+	return 0;
+}
+
+void source_close(struct source *s)
+{
+	if (s->working[0] != '\0')
+		(void)unlinkat(s->dir, s->working, 0);
+	if (s->file != NULL)
+		file_release(s->file);
+	if (s->dir >= 0)
+		(void)close(s->dir);
+	*s = (struct source){.dir = -1};
+}

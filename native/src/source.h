@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * source.h -- where a part's bytes come from: a file beneath a volume, that may have to be made.
+ *
+ * Paths come from clients, so they are never trusted: checked as text, opened with openat2 beneath the volume's directory without
+ * following anything, looked at through the descriptor before the file is really opened, and only that descriptor is used from then on.
+ *
+ * A file that is to be created gets its name last. It is made under a name of our own, grown, synced and mapped, and then renamed: a
+ * failure removes a file that nobody saw, and a crash leaves either nothing or a whole file. `always` works the same way, so the old
+ * content is there until the new one is complete.
+ */
+#ifndef PMEMSET_SOURCE_H
+#define PMEMSET_SOURCE_H 1
+
+#include "file.h"
+
+#include <stddef.h>
+#include <sys/types.h>
+
+struct volume {
+	int fd; /* O_PATH, a directory */
+	dev_t dev;
+	ino_t ino;
+};
+
+/* -ENOENT, -ENOTDIR, -EACCES; -ENOSYS where the kernel, or a container's filter, has no openat2. */
+int volume_open(struct volume *v, const char *path, struct pmemset_error *e);
+void volume_close(struct volume *v);
+/* What a new file in the volume's directory gets; found out with an unnamed temporary file. */
+void volume_medium(const struct volume *v, struct medium *m);
+
+enum create { CREATE_NEVER, CREATE_IF_NEEDED, CREATE_EXCLUSIVE, CREATE_ALWAYS };
+
+#define SOURCE_NAME_SIZE 256
+
+struct source {
+	struct file *file; /* NULL: not made yet */
+	uint64_t size;	   /* bytes that a part may lie in without growth; 0 for a file that is to be made */
+	bool makes;	   /* a file is to be made */
+	bool replaces;	   /* ... in place of one that is there */
+	mode_t mode;
+	uid_t uid; /* replaces: as the old one's */
+	gid_t gid;
+	int dir; /* makes: the directory, open for reading */
+	char name[SOURCE_NAME_SIZE];	/* makes: the last component */
+	char working[SOURCE_NAME_SIZE]; /* our own name for it; "" once it is published */
+};
+
+/*
+ * Open path (length bytes) beneath a volume, or find out that it is to be made; nothing is created yet. -EACCES with PATH_NOT_ALLOWED;
+ * INVALID_SOURCE_PATH where it does not exist; INVALID_PMEM2_SOURCE (cause PMEM2_E_INVALID_FILE_TYPE); -EEXIST with SOURCE_EXISTS;
+ * -EBUSY with SOURCE_IN_USE; -errno.
+ */
+int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
+		struct pmemset_error *e);
+/* Where makes: what the new file gets. */
+void source_medium_of_new(const struct source *s, struct medium *m);
+/* Where makes: make the file, under a name of our own, empty. -errno. */
+int source_make(struct source *s, struct pmemset_error *e);
+/* Where makes: give it its name, durably. -EEXIST with SOURCE_EXISTS; -errno, and nothing is left of it. */
+int source_publish(struct source *s, struct pmemset_error *e);
+/* End it; what was made and not published is removed. The file stays open as long as somebody holds it. */
+void source_close(struct source *s);
+
+#endif
