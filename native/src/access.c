@@ -107,7 +107,7 @@ enum step { STEP_LOAD, STEP_STORE, STEP_FLUSH };
  * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted; then the chunk is undefined, and
  * fault_addr and fault_code say where and how.
  */
-static bool guarded(enum step step, uint64_t addr, void *buf, size_t length, const struct functions *f)
+static bool guarded(enum step step, void *to, const void *from, size_t length, const struct functions *f)
 {
 	sigjmp_buf here;
 	sigjmp_buf *outer = recovery;
@@ -118,11 +118,11 @@ static bool guarded(enum step step, uint64_t addr, void *buf, size_t length, con
 	recovery = &here;
 	atomic_signal_fence(memory_order_seq_cst);
 	if (step == STEP_LOAD)
-		memcpy(buf, at(addr), length);
+		memcpy(to, from, length);
 	else if (step == STEP_STORE)
-		(void)f->copy(at(addr), buf, length, PMEM2_F_MEM_NODRAIN);
+		(void)f->copy(to, from, length, PMEM2_F_MEM_NODRAIN);
 	else
-		f->flush(at(addr), length);
+		f->flush(from, length);
 	atomic_signal_fence(memory_order_seq_cst);
 	recovery = outer;
 	return true;
@@ -272,7 +272,7 @@ static int read_segment(struct set *set, const struct segment *s, char *buf, boo
 	}
 	for (uint64_t done = 0; done < s->length;) {
 		size_t n = s->length - done < CHUNK_SIZE ? (size_t)(s->length - done) : CHUNK_SIZE;
-		if (!guarded(STEP_LOAD, s->addr + done, buf + done, n, NULL))
+		if (!guarded(STEP_LOAD, buf + done, at(s->addr + done), n, NULL))
 			return io_fail(set, fault_addr, fault_code, e);
 		done += n;
 	}
@@ -281,7 +281,7 @@ static int read_segment(struct set *set, const struct segment *s, char *buf, boo
 
 int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e)
 {
-	struct part_map *map;
+	struct part_map *map = NULL;
 	int rc = access_pin(set, addr, length, &map, e);
 	if (rc != 0)
 		return rc;
@@ -311,7 +311,9 @@ static enum durability reached(enum durability asked)
 /* The weakest medium of a range speaks for it. */
 static void witness(struct written *w, const struct file *file)
 {
-	static const int strength[] = {[PERSISTENCE_VOLATILE] = 0, [PERSISTENCE_UNKNOWN] = 1, [PERSISTENCE_HOST_DEPENDENT] = 2,
+	static const int strength[] = {[PERSISTENCE_VOLATILE] = 0,
+			[PERSISTENCE_UNKNOWN] = 1,
+			[PERSISTENCE_HOST_DEPENDENT] = 2,
 			[PERSISTENCE_PERSISTENT] = 3};
 	if (strength[file->medium.persistence] < strength[w->persistence])
 		w->persistence = file->medium.persistence;
@@ -361,8 +363,10 @@ static int by_file(const void *a, const void *b)
 /* One call of its flusher for each file, with all of its ranges; whole: everything that is dirty of it. */
 static int flush_files(struct ranges *all, bool whole, struct pmemset_error *e)
 {
+	if (all->count == 0)
+		return 0;
 	qsort(all->segments, all->count, sizeof(*all->segments), by_file);
-	struct flush_range *ranges = malloc((all->count + 1) * sizeof(*ranges));
+	struct flush_range *ranges = malloc(all->count * sizeof(*ranges));
 	if (ranges == NULL)
 		return error_set(e, -ENOMEM, "no memory for a flush");
 	int rc = 0;
@@ -382,7 +386,7 @@ static int flush_lines(struct set *set, const struct functions *f, const struct 
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < all->count; i++) {
 		const struct segment *s = &all->segments[i];
-		if (!guarded(STEP_FLUSH, s->addr, NULL, s->length, f))
+		if (!guarded(STEP_FLUSH, NULL, at(s->addr), s->length, f))
 			rc = io_fail(set, fault_addr, fault_code, e);
 	}
 	f->drain();
@@ -408,10 +412,12 @@ int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum
 		struct pmemset_error *e)
 {
 	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
-	struct part_map **pins = malloc((count ? count : 1) * sizeof(struct part_map *));
+	struct part_map **pins = calloc(count ? count : 1, sizeof(struct part_map *));
 	struct ranges all = {0};
 	uint64_t held = 0;
-	int rc = pins ? 0 : error_set(e, -ENOMEM, "no memory for a flush");
+	int rc = 0;
+	if (pins == NULL)
+		return error_set(e, -ENOMEM, "no memory for a flush");
 	for (; rc == 0 && held < count; held++) {
 		rc = access_pin(set, ranges[2 * held], ranges[2 * held + 1], &pins[held], e);
 		if (rc != 0) {
@@ -462,8 +468,7 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 {
 	for (uint64_t n = 0; n < s->length;) {
 		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
-		/* The copy reads buf only; C has no const for "one of three uses". */
-		if (!guarded(STEP_STORE, s->addr + n, (void *)(uintptr_t)(buf + n), chunk, f))
+		if (!guarded(STEP_STORE, at(s->addr + n), buf + n, chunk, f))
 			return io_fail(set, fault_addr, fault_code, e);
 		n += chunk;
 		*done += chunk;
@@ -508,7 +513,7 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 		struct pmemset_error *e)
 {
 	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
-	struct part_map *map;
+	struct part_map *map = NULL;
 	int rc = access_pin(set, addr, length, &map, e);
 	if (rc != 0)
 		return rc;

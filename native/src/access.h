@@ -23,7 +23,7 @@ int access_start(struct pmemset_error *e);
  * Check that [addr, addr + length) lies inside one part map, and hold that map: until access_unpin it may grow, and neither shrinks nor
  * goes. length 0 asks for the map that holds addr. NO_PART_MAPPED; CANNOT_FIND_PART_MAP; LENGTH_OUT_OF_RANGE (addr, size of the map).
  */
-int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map **map, struct pmemset_error *e);
+int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map **pinned, struct pmemset_error *e);
 void access_unpin(struct part_map *map);
 
 struct written {

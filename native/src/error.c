@@ -13,30 +13,26 @@ struct row {
 	const char *text;
 };
 
-static const struct row rows[] = {
 #define PMEMSET_X(number, name, text) {number, "PMEMSET_E_" #name, text},
-	PMEMSET_CODES(PMEMSET_X)
+#define PMEM2_X(name) {name, #name, ""},
+static const struct row rows[] = {PMEMSET_CODES(PMEMSET_X) PMEM2_CAUSES(PMEM2_X)};
 #undef PMEMSET_X
-#define PMEMSET_X(name) {name, #name, ""},
-		PMEM2_CAUSES(PMEMSET_X)
-#undef PMEMSET_X
-};
+#undef PMEM2_X
 
-static int fill(struct pmemset_error *e, int code, int sys_errno, const char *format, va_list args)
+static void begin(struct pmemset_error *e, int code, int sys_errno)
 {
 	memset(e, 0, sizeof(*e));
 	e->code = code;
 	e->sys_errno = sys_errno;
 	e->granularity = PMEMSET_GRANULARITY_UNSET;
-	(void)vsnprintf(e->message, sizeof(e->message), format, args);
-	return code;
 }
 
 int error_set(struct pmemset_error *e, int code, const char *format, ...)
 {
 	va_list args;
+	begin(e, code, code > -4096 ? -code : 0);
 	va_start(args, format);
-	fill(e, code, code > -4096 ? -code : 0, format, args);
+	(void)vsnprintf(e->message, sizeof(e->message), format, args);
 	va_end(args);
 	return code;
 }
@@ -44,8 +40,9 @@ int error_set(struct pmemset_error *e, int code, const char *format, ...)
 int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...)
 {
 	va_list args;
+	begin(e, code ? code : -sys_errno, sys_errno);
 	va_start(args, format);
-	fill(e, code ? code : -sys_errno, sys_errno, format, args);
+	(void)vsnprintf(e->message, sizeof(e->message), format, args);
 	va_end(args);
 	return e->code;
 }

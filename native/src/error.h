@@ -53,16 +53,43 @@
 
 /* libpmem2's, which appear as the cause of one of ours; numbers from its header. */
 #define PMEM2_CAUSES(X) \
-	X(PMEM2_E_UNKNOWN) X(PMEM2_E_NOSUPP) X(PMEM2_E_FILE_HANDLE_NOT_SET) X(PMEM2_E_INVALID_FILE_HANDLE) X(PMEM2_E_INVALID_FILE_TYPE) \
-	X(PMEM2_E_MAP_RANGE) X(PMEM2_E_MAPPING_EXISTS) X(PMEM2_E_GRANULARITY_NOT_SET) X(PMEM2_E_GRANULARITY_NOT_SUPPORTED) \
-	X(PMEM2_E_OFFSET_OUT_OF_RANGE) X(PMEM2_E_OFFSET_UNALIGNED) X(PMEM2_E_INVALID_ALIGNMENT_FORMAT) \
-	X(PMEM2_E_INVALID_ALIGNMENT_VALUE) X(PMEM2_E_INVALID_SIZE_FORMAT) X(PMEM2_E_LENGTH_UNALIGNED) X(PMEM2_E_MAPPING_NOT_FOUND) \
-	X(PMEM2_E_BUFFER_TOO_SMALL) X(PMEM2_E_SOURCE_EMPTY) X(PMEM2_E_INVALID_SHARING_VALUE) X(PMEM2_E_SRC_DEVDAX_PRIVATE) \
-	X(PMEM2_E_INVALID_ADDRESS_REQUEST_TYPE) X(PMEM2_E_ADDRESS_UNALIGNED) X(PMEM2_E_ADDRESS_NULL) X(PMEM2_E_DEEP_FLUSH_RANGE) \
-	X(PMEM2_E_INVALID_REGION_FORMAT) X(PMEM2_E_DAX_REGION_NOT_FOUND) X(PMEM2_E_INVALID_DEV_FORMAT) X(PMEM2_E_CANNOT_READ_BOUNDS) \
-	X(PMEM2_E_NO_BAD_BLOCK_FOUND) X(PMEM2_E_LENGTH_OUT_OF_RANGE) X(PMEM2_E_INVALID_PROT_FLAG) X(PMEM2_E_NO_ACCESS) \
-	X(PMEM2_E_VM_RESERVATION_NOT_EMPTY) X(PMEM2_E_MAP_EXISTS) X(PMEM2_E_FILE_DESCRIPTOR_NOT_SET) \
-	X(PMEM2_E_SOURCE_TYPE_NOT_SUPPORTED) X(PMEM2_E_IO_FAIL)
+	X(PMEM2_E_UNKNOWN) \
+	X(PMEM2_E_NOSUPP) \
+	X(PMEM2_E_FILE_HANDLE_NOT_SET) \
+	X(PMEM2_E_INVALID_FILE_HANDLE) \
+	X(PMEM2_E_INVALID_FILE_TYPE) \
+	X(PMEM2_E_MAP_RANGE) \
+	X(PMEM2_E_MAPPING_EXISTS) \
+	X(PMEM2_E_GRANULARITY_NOT_SET) \
+	X(PMEM2_E_GRANULARITY_NOT_SUPPORTED) \
+	X(PMEM2_E_OFFSET_OUT_OF_RANGE) \
+	X(PMEM2_E_OFFSET_UNALIGNED) \
+	X(PMEM2_E_INVALID_ALIGNMENT_FORMAT) \
+	X(PMEM2_E_INVALID_ALIGNMENT_VALUE) \
+	X(PMEM2_E_INVALID_SIZE_FORMAT) \
+	X(PMEM2_E_LENGTH_UNALIGNED) \
+	X(PMEM2_E_MAPPING_NOT_FOUND) \
+	X(PMEM2_E_BUFFER_TOO_SMALL) \
+	X(PMEM2_E_SOURCE_EMPTY) \
+	X(PMEM2_E_INVALID_SHARING_VALUE) \
+	X(PMEM2_E_SRC_DEVDAX_PRIVATE) \
+	X(PMEM2_E_INVALID_ADDRESS_REQUEST_TYPE) \
+	X(PMEM2_E_ADDRESS_UNALIGNED) \
+	X(PMEM2_E_ADDRESS_NULL) \
+	X(PMEM2_E_DEEP_FLUSH_RANGE) \
+	X(PMEM2_E_INVALID_REGION_FORMAT) \
+	X(PMEM2_E_DAX_REGION_NOT_FOUND) \
+	X(PMEM2_E_INVALID_DEV_FORMAT) \
+	X(PMEM2_E_CANNOT_READ_BOUNDS) \
+	X(PMEM2_E_NO_BAD_BLOCK_FOUND) \
+	X(PMEM2_E_LENGTH_OUT_OF_RANGE) \
+	X(PMEM2_E_INVALID_PROT_FLAG) \
+	X(PMEM2_E_NO_ACCESS) \
+	X(PMEM2_E_VM_RESERVATION_NOT_EMPTY) \
+	X(PMEM2_E_MAP_EXISTS) \
+	X(PMEM2_E_FILE_DESCRIPTOR_NOT_SET) \
+	X(PMEM2_E_SOURCE_TYPE_NOT_SUPPORTED) \
+	X(PMEM2_E_IO_FAIL)
 
 enum pmemset_code {
 #define PMEMSET_X(number, name, text) PMEMSET_E_##name = number,
@@ -82,7 +109,7 @@ enum pmemset_code {
 	X(7, LIMIT_PARTS)	/* value = the limit of parts in a set */ \
 	X(8, LIMIT_MAPPINGS)	/* value = the limit of kernel mappings of the process */ \
 	X(9, LIMIT_WINDOWS)	/* the arena has no room for the window; value = largest gap */ \
-	X(10, PATH_NOT_ALLOWED)	/* the path, or what it leads to, is not the client's to name */ \
+	X(10, PATH_NOT_ALLOWED) /* the path, or what it leads to, is not the client's to name */ \
 	X(11, SOURCE_IN_USE)	/* emptying a file that a set has mapped */ \
 	X(12, KEEP_FREE)	/* growth would leave less than the space kept free; value = bytes that are available */ \
 	X(13, SOURCE_EXISTS)	/* exclusive creation, and the file is there */ \
@@ -97,15 +124,15 @@ enum pmemset_reason {
 #define PMEMSET_MESSAGE_SIZE 256
 
 struct pmemset_error {
-	int32_t code;		/* PMEMSET_E_* or -errno */
-	int32_t cause;		/* PMEM2_E_* that explains the code, or 0 */
-	int32_t sys_errno;	/* errno of the system call that failed, or 0 */
-	uint32_t reason;	/* PMEMSET_REASON_* */
-	uint64_t value;		/* the number that helps: required alignment, source size, largest gap, limit, bytes written */
-	uint64_t addr;		/* LENGTH_OUT_OF_RANGE: the map's start; a fault: the faulting address */
-	uint64_t size;		/* LENGTH_OUT_OF_RANGE: the map's size */
-	uint64_t offset;	/* a fault: the offset in the source */
-	uint32_t granularity;	/* GRANULARITY_NOT_SUPPORTED, _MISMATCH: what the medium gives; else PMEMSET_GRANULARITY_UNSET */
+	int32_t code;	      /* PMEMSET_E_* or -errno */
+	int32_t cause;	      /* PMEM2_E_* that explains the code, or 0 */
+	int32_t sys_errno;    /* errno of the system call that failed, or 0 */
+	uint32_t reason;      /* PMEMSET_REASON_* */
+	uint64_t value;	      /* the number that helps: required alignment, source size, largest gap, limit, bytes written */
+	uint64_t addr;	      /* LENGTH_OUT_OF_RANGE: the map's start; a fault: the faulting address */
+	uint64_t size;	      /* LENGTH_OUT_OF_RANGE: the map's size */
+	uint64_t offset;      /* a fault: the offset in the source */
+	uint32_t granularity; /* GRANULARITY_NOT_SUPPORTED, _MISMATCH: what the medium gives; else PMEMSET_GRANULARITY_UNSET */
 	uint32_t reserved;
 	char message[PMEMSET_MESSAGE_SIZE]; /* for the log, NUL-terminated; may hold absolute paths, so never for clients */
 };

@@ -290,7 +290,7 @@ int ffi_volume_info(uint64_t volume, struct ffi_volume_info *info, struct pmemse
 	return rc ? give(err, &e) : 0;
 }
 
-static int probe(const struct volume *v, const char *path, uint32_t length, struct ffi_probe *out, struct pmemset_error *e)
+static int probe_path(const struct volume *v, const char *path, uint32_t length, struct ffi_probe *out, struct pmemset_error *e)
 {
 	struct source source;
 	struct medium m;
@@ -312,83 +312,83 @@ static int probe(const struct volume *v, const char *path, uint32_t length, stru
 	return 0;
 }
 
-int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_probe *out, struct pmemset_error *err)
+int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_probe *probe, struct pmemset_error *err)
 {
 	struct volume *v = handle_get(volume, HANDLE_VOLUME);
 	if (v == NULL)
 		return stale(err);
 	struct pmemset_error e;
-	int rc = probe(v, path, length, out, &e);
+	int rc = probe_path(v, path, length, probe, &e);
 	handle_put(volume);
 	return rc ? give(err, &e) : 0;
 }
 
 /* ---- sets ---- */
 
-int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *out, struct pmemset_error *err)
+int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *set, struct pmemset_error *err)
 {
 	struct pmemset_error e;
-	struct set *set;
-	*out = 0;
-	int rc = set_new(&set, spec->required_granularity, spec->coalescing, spec->window_size, spec->parts_max, &e);
+	struct set *s;
+	*set = 0;
+	int rc = set_new(&s, spec->required_granularity, spec->coalescing, spec->window_size, spec->parts_max, &e);
 	if (rc != 0)
 		return give(err, &e);
-	*out = handle_open(HANDLE_SET, set);
-	if (*out != 0)
+	*set = handle_open(HANDLE_SET, s);
+	if (*set != 0)
 		return 0;
-	(void)set_end(set, &e);
-	set_free(set);
+	(void)set_end(s, &e);
+	set_free(s);
 	error_set(&e, -EMFILE, "no free handle");
 	return give(err, &e);
 }
 
-int ffi_set_info(uint64_t handle, struct ffi_set_info *info)
+int ffi_set_info(uint64_t set, struct ffi_set_info *info)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return -EBADF;
-	*info = (struct ffi_set_info){.window_addr = set->window.addr,
-			.window_size = set->window.size,
-			.part_count = atomic_load(&set->part_count),
-			.map_count = atomic_load(&set->map_count),
-			.mapped_bytes = atomic_load(&set->mapped_bytes),
-			.granularity = atomic_load(&set->granularity),
-			.coalescing = atomic_load(&set->coalescing),
-			.degraded = set_is_degraded(set)};
-	handle_put(handle);
+	*info = (struct ffi_set_info){.window_addr = s->window.addr,
+			.window_size = s->window.size,
+			.part_count = atomic_load(&s->part_count),
+			.map_count = atomic_load(&s->map_count),
+			.mapped_bytes = atomic_load(&s->mapped_bytes),
+			.granularity = atomic_load(&s->granularity),
+			.coalescing = atomic_load(&s->coalescing),
+			.degraded = set_is_degraded(s)};
+	handle_put(set);
 	return 0;
 }
 
-int ffi_set_coalescing(uint64_t handle, uint32_t coalescing, struct pmemset_error *err)
+int ffi_set_coalescing(uint64_t set, uint32_t coalescing, struct pmemset_error *err)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
-	int rc = set_coalescing(set, coalescing, &e);
-	handle_put(handle);
+	int rc = set_coalescing(s, coalescing, &e);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }
 
-int ffi_set_delete(uint64_t handle, struct pmemset_error *err)
+int ffi_set_delete(uint64_t set, struct pmemset_error *err)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
-	int rc = set_end(set, &e);
-	handle_put(handle);
+	int rc = set_end(s, &e);
+	handle_put(set);
 	if (rc != 0)
 		return give(err, &e);
 	/* Only one caller has ended it, and only that one comes here. */
-	(void)handle_close(handle, HANDLE_SET);
-	set_free(set);
+	(void)handle_close(set, HANDLE_SET);
+	set_free(s);
 	return 0;
 }
 
 /* ---- parts ---- */
 
-static int map_from(struct set *set, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
+static int map_from(struct set *s, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
 		struct ffi_part *out, struct pmemset_error *e)
 {
 	struct source source;
@@ -401,7 +401,7 @@ static int map_from(struct set *set, const struct volume *v, const struct ffi_pa
 			.keep_free = spec->keep_free,
 			.grow = spec->grow != 0};
 	struct part_result got;
-	rc = part_map(set, &source, &what, &got, e);
+	rc = part_map(s, &source, &what, &got, e);
 	if (rc == 0)
 		*out = (struct ffi_part){.addr = got.addr,
 				.length = got.length,
@@ -421,23 +421,23 @@ static int map_from(struct set *set, const struct volume *v, const struct ffi_pa
 	return rc;
 }
 
-int ffi_part_map(uint64_t handle, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
+int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
 		struct pmemset_error *err)
 {
 	if (spec->create > FFI_CREATE_ALWAYS || spec->cookie == 0)
 		return bad_value(err, "an unknown create mode, or cookie 0");
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct volume *v = handle_get(spec->volume, HANDLE_VOLUME);
 	if (v == NULL) {
-		handle_put(handle);
+		handle_put(set);
 		return stale(err);
 	}
 	struct pmemset_error e;
-	int rc = map_from(set, v, spec, path, path_length, part, &e);
+	int rc = map_from(s, v, spec, path, path_length, part, &e);
 	handle_put(spec->volume);
-	handle_put(handle);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }
 
@@ -475,27 +475,27 @@ static bool look_up(const struct index *ix, uint64_t addr, struct ffi_span *span
 	return true;
 }
 
-int ffi_lookup(uint64_t handle, uint64_t addr, struct ffi_span *span)
+int ffi_lookup(uint64_t set, uint64_t addr, struct ffi_span *span)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return -EBADF;
-	bool found = look_up(&set->index, addr, span);
-	handle_put(handle);
+	bool found = look_up(&s->index, addr, span);
+	handle_put(set);
 	return found ? 0 : PMEMSET_E_CANNOT_FIND_PART_MAP;
 }
 
-static int64_t list(uint64_t handle, enum index_tree tree, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+static int64_t list(uint64_t set, enum index_tree tree, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return -EBADF;
 	uint64_t n = 0;
 	struct range r;
-	while (n < max && index_next(&set->index, tree, from, &r) && (to == 0 || r.lo < to)) {
+	while (n < max && index_next(&s->index, tree, from, &r) && (to == 0 || r.lo < to)) {
 		/* What is there now at that address; it may have changed since, and then is asked for again. */
 		uint64_t in = r.lo > from ? r.lo : from;
-		if (look_up(&set->index, tree == INDEX_MAPS ? r.lo : in, &rows[n]) &&
+		if (look_up(&s->index, tree == INDEX_MAPS ? r.lo : in, &rows[n]) &&
 				(tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length) > from) {
 			from = tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length;
 			n++;
@@ -503,27 +503,29 @@ static int64_t list(uint64_t handle, enum index_tree tree, uint64_t from, uint64
 			from = r.hi; /* a range that was lost */
 		}
 	}
-	handle_put(handle);
+	handle_put(set);
 	return (int64_t)n;
 }
 
-int64_t ffi_maps(uint64_t handle, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+int64_t ffi_maps(uint64_t set, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
 {
-	return list(handle, INDEX_MAPS, from, to, rows, max);
+	return list(set, INDEX_MAPS, from, to, rows, max);
 }
 
-int64_t ffi_parts(uint64_t handle, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
+int64_t ffi_parts(uint64_t set, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
 {
-	return list(handle, INDEX_PARTS, from, to, rows, max);
+	return list(set, INDEX_PARTS, from, to, rows, max);
 }
 
 /* ---- removal ---- */
 
-int ffi_remove(uint64_t handle, uint64_t addr, uint64_t length, uint32_t whole_map, uint32_t dry_run, struct ffi_removal *removal,
+/* NOLINTBEGIN(readability-non-const-parameter): rows are written through the removal's members */
+int ffi_remove(uint64_t set, uint64_t addr, uint64_t length, uint32_t whole_map, uint32_t dry_run, struct ffi_removal *removal,
 		uint64_t *removed, uint64_t *trimmed, uint64_t *split, struct pmemset_error *err)
+/* NOLINTEND(readability-non-const-parameter) */
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
 	struct removal r = {.removed_max = removal->removed_max,
@@ -532,8 +534,8 @@ int ffi_remove(uint64_t handle, uint64_t addr, uint64_t length, uint32_t whole_m
 			.removed_rows = removed,
 			.trimmed_rows = trimmed,
 			.split_rows = split};
-	int rc = whole_map ? set_remove_map(set, addr, dry_run != 0, &r, &e) : set_remove(set, addr, length, dry_run != 0, &r, &e);
-	handle_put(handle);
+	int rc = whole_map ? set_remove_map(s, addr, dry_run != 0, &r, &e) : set_remove(s, addr, length, dry_run != 0, &r, &e);
+	handle_put(set);
 	removal->removed = r.removed;
 	removal->trimmed = r.trimmed;
 	removal->split = r.split;
@@ -542,115 +544,115 @@ int ffi_remove(uint64_t handle, uint64_t addr, uint64_t length, uint32_t whole_m
 
 /* ---- access ---- */
 
-/* A pin outlives the call that made it, so it uses the set's handle as long as it lives. */
+/* A pin outlives the call that made it, and its use of the set's handle with it: the set stays. */
 struct pin {
 	uint64_t set;
 	struct part_map *map;
 };
 
-int ffi_pin(uint64_t handle, uint64_t addr, uint64_t length, uint64_t *out, struct pmemset_error *err)
+int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct pmemset_error *err)
 {
-	*out = 0;
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	*pin = 0;
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
-	struct pin *pin = malloc(sizeof(*pin));
-	int rc = pin ? 0 : error_set(&e, -ENOMEM, "no memory for a pin");
+	struct part_map *map = NULL;
+	int rc = access_pin(s, addr, length, &map, &e);
 	if (rc == 0) {
-		pin->set = handle;
-		rc = access_pin(set, addr, length, &pin->map, &e);
+		struct pin *p = malloc(sizeof(*p));
+		if (p != NULL) {
+			*p = (struct pin){.set = set, .map = map};
+			*pin = handle_open(HANDLE_PIN, p);
+			if (*pin != 0)
+				return 0;
+		}
+		error_set(&e, p ? -EMFILE : -ENOMEM, "no memory, or no handle, for a pin");
+		free(p);
+		access_unpin(map);
 	}
-	if (rc == 0) {
-		*out = handle_open(HANDLE_PIN, pin);
-		if (*out != 0)
-			return 0;
-		access_unpin(pin->map);
-		error_set(&e, -EMFILE, "no free handle");
-	}
-	free(pin);
-	handle_put(handle);
+	handle_put(set);
 	return give(err, &e);
 }
 
-int ffi_unpin(uint64_t handle)
+int ffi_unpin(uint64_t pin)
 {
-	struct pin *pin = handle_get(handle, HANDLE_PIN);
-	if (pin == NULL)
+	struct pin *p = handle_get(pin, HANDLE_PIN);
+	if (p == NULL)
 		return -EBADF;
-	handle_put(handle);
-	if (!handle_close(handle, HANDLE_PIN))
+	handle_put(pin);
+	if (!handle_close(pin, HANDLE_PIN))
 		return -EBADF;
-	access_unpin(pin->map);
-	handle_put(pin->set);
-	free(pin);
+	access_unpin(p->map);
+	handle_put(p->set);
+	free(p);
 	return 0;
 }
 
-int ffi_read(uint64_t handle, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err)
+int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
-	int rc = access_read(set, addr, buf, length, nowait != 0, &e);
-	handle_put(handle);
+	int rc = access_read(s, addr, buf, length, nowait != 0, &e);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }
 
-static void tell(struct set *set, const struct written *w, struct ffi_written *out)
+static void tell(struct set *s, const struct written *w, struct ffi_written *out)
 {
 	*out = (struct ffi_written){.bytes = w->bytes,
 			.durability = w->durability,
-			.granularity = atomic_load(&set->granularity),
+			.granularity = atomic_load(&s->granularity),
 			.persistence = w->persistence,
 			.simulated = w->simulated};
 }
 
-int ffi_write(uint64_t handle, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
+int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err)
 {
 	if (durability > FFI_DURABILITY_DEEP)
 		return bad_value(err, "unknown durability");
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
 	struct written w;
-	int rc = access_write(set, addr, buf, length, (enum durability)durability, &w, &e);
+	int rc = access_write(s, addr, buf, length, (enum durability)durability, &w, &e);
 	if (rc == 0)
-		tell(set, &w, written);
-	handle_put(handle);
+		tell(s, &w, written);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }
 
-int ffi_persist(uint64_t handle, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
+int ffi_persist(uint64_t set, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err)
 {
 	if (durability > FFI_DURABILITY_DEEP || durability == FFI_DURABILITY_NONE)
 		return bad_value(err, "unknown durability");
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
 	struct written w;
-	int rc = access_persist(set, ranges, count, (enum durability)durability, &w, &e);
+	int rc = access_persist(s, ranges, count, (enum durability)durability, &w, &e);
 	if (rc == 0)
-		tell(set, &w, written);
-	handle_put(handle);
+		tell(s, &w, written);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }
 
-int ffi_drain(uint64_t handle, struct ffi_written *written, struct pmemset_error *err)
+int ffi_drain(uint64_t set, struct ffi_written *written, struct pmemset_error *err)
 {
-	struct set *set = handle_get(handle, HANDLE_SET);
-	if (set == NULL)
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
 		return stale(err);
 	struct pmemset_error e;
 	struct written w;
-	int rc = access_drain(set, &w, &e);
+	int rc = access_drain(s, &w, &e);
 	if (rc == 0)
-		tell(set, &w, written);
-	handle_put(handle);
+		tell(s, &w, written);
+	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }

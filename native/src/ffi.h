@@ -39,10 +39,10 @@ enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSI
 
 /* What the caller compares before it calls anything else. */
 struct ffi_abi {
-	uint32_t version;	/* FFI_VERSION */
+	uint32_t version; /* FFI_VERSION */
 	uint32_t error_size, abi_size, engine_spec_size, engine_info_size, volume_info_size, probe_size;
 	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size;
-	uint32_t codes;		/* how many rows ffi_code() has */
+	uint32_t codes; /* how many rows ffi_code() has */
 };
 
 /* Fills *out (of the caller's out_size bytes, at most) and returns FFI_VERSION. Blocks: no. */
@@ -57,18 +57,18 @@ int ffi_code(uint32_t i, int32_t *code, char *name, char *text);
 /* ---- the engine: one per process ---- */
 
 struct ffi_engine_spec {
-	uint64_t arena_base;	/* 0: 0x4000_0000_0000 */
-	uint64_t arena_size;	/* 0: 21 TiB */
-	uint64_t mappings_max;	/* kernel mappings the engine may use; 0: vm.max_map_count - 8192 */
-	uint32_t simulate;	/* FFI_GRANULARITY_BYTE or _CACHE_LINE to pretend that (tests), _UNSET to tell the truth */
+	uint64_t arena_base;   /* 0: 0x4000_0000_0000 */
+	uint64_t arena_size;   /* 0: 21 TiB */
+	uint64_t mappings_max; /* kernel mappings the engine may use; 0: vm.max_map_count - 8192 */
+	uint32_t simulate;     /* FFI_GRANULARITY_BYTE or _CACHE_LINE to pretend that (tests), _UNSET to tell the truth */
 	uint32_t reserved;
 };
 struct ffi_engine_info {
 	uint64_t arena_base, arena_size, page_size;
-	uint64_t mappings, mappings_max;	/* kernel mappings in use by parts and the gaps between them */
-	uint32_t addresses_stable;		/* 1: the arena is where it was asked for */
+	uint64_t mappings, mappings_max; /* kernel mappings in use by parts and the gaps between them */
+	uint32_t addresses_stable;	 /* 1: the arena is where it was asked for */
 	uint32_t simulate;
-	char libpmem2[FFI_NAME_SIZE];		/* version the engine was built against */
+	char libpmem2[FFI_NAME_SIZE]; /* version the engine was built against */
 };
 
 /*
@@ -82,19 +82,19 @@ void ffi_engine_info(struct ffi_engine_info *info);
 /* ---- volumes: directories that paths are relative to ---- */
 
 struct ffi_volume_info {
-	uint64_t capacity, available, alignment;	/* bytes; available is what an unprivileged user may still take */
-	uint64_t dev, ino;				/* of the directory */
-	uint32_t granularity, persistence;		/* what a new file there would get */
-	uint32_t map_sync, dax;				/* 0 or 1 */
-	int32_t numa_node;				/* -1: unknown */
-	uint32_t allocates;				/* 0: a copy-on-write file system, where allocation promises nothing */
-	char file_system[FFI_NAME_SIZE];		/* "ext4", "tmpfs" ... as in /proc/self/mountinfo */
-	char reason[FFI_TEXT_SIZE];			/* one sentence: why this persistence; names no path */
+	uint64_t capacity, available, alignment; /* bytes; available is what an unprivileged user may still take */
+	uint64_t dev, ino;			 /* of the directory */
+	uint32_t granularity, persistence;	 /* what a new file there would get */
+	uint32_t map_sync, dax;			 /* 0 or 1 */
+	int32_t numa_node;			 /* -1: unknown */
+	uint32_t allocates;			 /* 0: a copy-on-write file system, where allocation promises nothing */
+	char file_system[FFI_NAME_SIZE];	 /* "ext4", "tmpfs" ... as in /proc/self/mountinfo */
+	char reason[FFI_TEXT_SIZE];		 /* one sentence: why this persistence; names no path */
 };
 struct ffi_probe {
 	uint64_t size, alignment;
 	uint32_t exists, granularity, persistence, map_sync;
-	char reason[FFI_TEXT_SIZE];	/* why not finer; empty where it is as fine as can be */
+	char reason[FFI_TEXT_SIZE]; /* why not finer; empty where it is as fine as can be */
 };
 
 /* Opens a directory. *volume = 0 on failure. -ENOENT, -ENOTDIR, -EACCES; -ENOSYS where openat2 is missing. Blocks: briefly. */
@@ -111,17 +111,17 @@ int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_pro
 /* ---- sets ---- */
 
 struct ffi_set_spec {
-	uint64_t window_size;		/* bytes; rounded up to 2 MiB */
-	uint64_t parts_max;		/* 0: no limit but the mappings' */
-	uint32_t required_granularity;	/* FFI_GRANULARITY_*: the coarsest that the set accepts */
-	uint32_t coalescing;		/* FFI_COALESCING_* */
+	uint64_t window_size;	       /* bytes; rounded up to 2 MiB */
+	uint64_t parts_max;	       /* 0: no limit but the mappings' */
+	uint32_t required_granularity; /* FFI_GRANULARITY_*: the coarsest that the set accepts */
+	uint32_t coalescing;	       /* FFI_COALESCING_* */
 };
 struct ffi_set_info {
 	uint64_t window_addr, window_size;
 	uint64_t part_count, map_count, mapped_bytes;
-	uint32_t granularity;	/* effective; FFI_GRANULARITY_UNSET before the first map; never reset */
+	uint32_t granularity; /* effective; FFI_GRANULARITY_UNSET before the first map; never reset */
 	uint32_t coalescing;
-	uint32_t degraded;	/* 1: a flush of one of its files failed */
+	uint32_t degraded; /* 1: a flush of one of its files failed */
 	uint32_t reserved;
 };
 
@@ -139,23 +139,23 @@ int ffi_set_delete(uint64_t set, struct pmemset_error *err);
 /* ---- parts ---- */
 
 struct ffi_part_spec {
-	uint64_t volume;	/* handle */
-	uint64_t offset;	/* in the source */
-	uint64_t length;	/* 0: from offset to the end of the source, which is not grown for it */
-	uint64_t cookie;	/* the caller's number for the part; look-ups give it back; not 0 */
-	uint64_t keep_free;	/* bytes that growth must leave on the volume */
-	uint32_t create;	/* FFI_CREATE_* */
-	uint32_t mode;		/* permission bits of a created file, less the umask */
-	uint32_t grow;		/* 1: extend and allocate an existing file that is too small (a created one always is) */
+	uint64_t volume;    /* handle */
+	uint64_t offset;    /* in the source */
+	uint64_t length;    /* 0: from offset to the end of the source, which is not grown for it */
+	uint64_t cookie;    /* the caller's number for the part; look-ups give it back; not 0 */
+	uint64_t keep_free; /* bytes that growth must leave on the volume */
+	uint32_t create;    /* FFI_CREATE_* */
+	uint32_t mode;	    /* permission bits of a created file, less the umask */
+	uint32_t grow;	    /* 1: extend and allocate an existing file that is too small (a created one always is) */
 	uint32_t reserved;
 };
 struct ffi_part {
 	uint64_t addr, length, offset, cookie;
-	uint64_t map_addr, map_size;	/* the part map that holds it */
-	uint64_t dev, ino;		/* of the source */
+	uint64_t map_addr, map_size; /* the part map that holds it */
+	uint64_t dev, ino;	     /* of the source */
 	uint32_t granularity, persistence, map_sync;
-	uint32_t coalesced;		/* 1: appended to a map that was there */
-	uint32_t created;		/* 1: this call created the file */
+	uint32_t coalesced; /* 1: appended to a map that was there */
+	uint32_t created;   /* 1: this call created the file */
 	uint32_t degraded;
 };
 
@@ -183,9 +183,9 @@ int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *pat
 
 /* What look-ups fill: one flat row. */
 struct ffi_span {
-	uint64_t map_addr, map_size, map_parts, map_refs;	/* refs: accesses and pins that hold the map now */
-	uint64_t addr, length, offset, cookie;			/* the part that holds the address */
-	uint64_t flags;						/* FFI_SPAN_* */
+	uint64_t map_addr, map_size, map_parts, map_refs; /* refs: accesses and pins that hold the map now */
+	uint64_t addr, length, offset, cookie;		  /* the part that holds the address */
+	uint64_t flags;					  /* FFI_SPAN_* */
 };
 #define FFI_SPAN_DEGRADED 1u
 
@@ -201,8 +201,8 @@ int64_t ffi_parts(uint64_t set, uint64_t from, uint64_t to, struct ffi_span *row
 /* ---- removal ---- */
 
 struct ffi_removal {
-	uint64_t removed, trimmed, split;	/* how many there are; the rows hold as many as fit */
-	uint64_t removed_max, trimmed_max, split_max;	/* in: room in the caller's rows */
+	uint64_t removed, trimmed, split;	      /* how many there are; the rows hold as many as fit */
+	uint64_t removed_max, trimmed_max, split_max; /* in: room in the caller's rows */
 };
 
 /*
@@ -231,7 +231,7 @@ int ffi_unpin(uint64_t pin);
 
 struct ffi_written {
 	uint64_t bytes;
-	uint32_t durability;	/* reached, FFI_DURABILITY_* */
+	uint32_t durability; /* reached, FFI_DURABILITY_* */
 	uint32_t granularity, persistence, simulated;
 };
 

@@ -31,8 +31,8 @@ struct file {
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;
 
-	_Atomic int failed;	/* errno of the flush that failed; stays until it is dealt with */
-	_Atomic uint64_t dirt;	/* stores that were made without being flushed, counted */
+	_Atomic int failed;    /* errno of the flush that failed; stays until it is dealt with */
+	_Atomic uint64_t dirt; /* stores that were made without being flushed, counted */
 
 	/* The flusher. */
 	pthread_mutex_t lock;
@@ -50,7 +50,7 @@ struct file {
  * The one struct file for what fd (O_RDWR, a regular file) leads to; takes fd over, also on failure. A first flush is made, so that an
  * error of somebody else's earlier stores is not blamed on ours. -ENOMEM, -errno.
  */
-int file_open(int fd, struct file **file, struct pmemset_error *e);
+int file_open(int fd, struct file **out, struct pmemset_error *e);
 void file_hold(struct file *file);
 void file_release(struct file *file);
 /* Whether any part is mapped from it. */

@@ -50,11 +50,11 @@ struct index {
 	/* The writer's own. */
 	struct node *root[INDEX_TREES]; /* what the open change has made so far */
 	struct pool leaves, inners, snapshots;
-	struct retired *queue;	    /* ring: waiting for their grace, then this change's */
+	struct retired *queue; /* ring: waiting for their grace, then this change's */
 	size_t first, waiting, capacity;
-	size_t of_this_change;	    /* how many of the queue's newest are retired by the open change */
-	struct snapshot *next;	    /* taken by prepare */
-	void **fresh;		    /* nodes made by the open change */
+	size_t of_this_change; /* how many of the queue's newest are retired by the open change */
+	struct snapshot *next; /* taken by prepare */
+	void **fresh;	       /* nodes made by the open change */
 	size_t fresh_count, fresh_capacity;
 };
 

@@ -205,8 +205,7 @@ static bool caches_persist(dev_t dev)
 {
 	char dir[PATH_MAX];
 	char domain[32];
-	return device_dir(dev, dir) && read_upwards(dir, "persistence_domain", domain, sizeof(domain)) &&
-			strcmp(domain, "cpu_cache") == 0;
+	return device_dir(dev, dir) && read_upwards(dir, "persistence_domain", domain, sizeof(domain)) && strcmp(domain, "cpu_cache") == 0;
 }
 
 static void granularity_of(int fd, dev_t dev, struct medium *m)

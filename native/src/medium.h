@@ -20,14 +20,14 @@ enum persistence { PERSISTENCE_UNKNOWN, PERSISTENCE_PERSISTENT, PERSISTENCE_HOST
 struct medium {
 	enum pmem2_granularity granularity;
 	enum persistence persistence;
-	bool map_sync;			   /* a mapping of the file takes MAP_SYNC */
-	bool dax;			   /* the file's pages are the medium's (STATX_ATTR_DAX) */
-	bool allocates;			   /* fallocate promises that a later write finds its space */
-	bool simulated;			   /* the granularity is the operator's pretence (tests) */
-	int numa_node;			   /* -1: unknown */
+	bool map_sync;			    /* a mapping of the file takes MAP_SYNC */
+	bool dax;			    /* the file's pages are the medium's (STATX_ATTR_DAX) */
+	bool allocates;			    /* fallocate promises that a later write finds its space */
+	bool simulated;			    /* the granularity is the operator's pretence (tests) */
+	int numa_node;			    /* -1: unknown */
 	char file_system[MEDIUM_NAME_SIZE]; /* as in the mount table; "unknown" where that cannot be read */
-	const char *why_persistence;	   /* a sentence; static */
-	const char *why_granularity;	   /* a sentence, why not finer; static; "" at the finest */
+	const char *why_persistence;	    /* a sentence; static */
+	const char *why_granularity;	    /* a sentence, why not finer; static; "" at the finest */
 };
 
 /* Pretend a granularity, for every file, from now on; PMEM2_GRANULARITY_PAGE ends it. */

@@ -80,7 +80,8 @@ static int check_range(struct mapping *m, struct pmemset_error *e)
 	}
 	bool beyond = m->length > INT64_MAX - spec->offset || spec->offset + m->length > size;
 	if (beyond && (!(spec->grow || m->source->makes) || m->length > INT64_MAX - spec->offset)) {
-		error_set(e, PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL, "the source has %" PRIu64 " bytes and may not grow to hold the range", size);
+		error_set(e, PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL, "the source has %" PRIu64 " bytes and may not grow to hold the range",
+				size);
 		e->value = size;
 		return e->code;
 	}
@@ -145,7 +146,8 @@ static int place(struct mapping *m, struct pmemset_error *e)
 	uint32_t mode = atomic_load(&set->coalescing);
 	bool placed = mode != COALESCING_NONE && set->previous != NULL && place_behind_previous(m);
 	if (!placed && mode == COALESCING_FULL && set->previous != NULL)
-		return error_set(e, PMEMSET_E_CANNOT_COALESCE_PARTS, "no room for %" PRIu64 " bytes behind the previous part map", m->length);
+		return error_set(e, PMEMSET_E_CANNOT_COALESCE_PARTS, "no room for %" PRIu64 " bytes behind the previous part map",
+				m->length);
 	if (!placed && !place_anywhere(m)) {
 		error_set(e, PMEMSET_E_CANNOT_FIT_PART_MAP, "no gap of %" PRIu64 " bytes in the window", m->length);
 		e->value = index_largest_gap(&set->index, set->window.addr, set->window.addr + set->window.size);
@@ -168,6 +170,7 @@ static int grow(struct mapping *m, struct pmemset_error *e)
 		if (rc != 0)
 			return rc;
 	}
+	assert(source->file != NULL);
 	int rc = file_grow(source->file->fd, &source->file->medium, m->spec->offset + m->length, m->spec->keep_free, &m->growth, e);
 	if (rc != 0)
 		rc = e->code = PMEMSET_E_CANNOT_GROW_SOURCE_FILE;

@@ -29,7 +29,8 @@ void *pool_take(struct pool *pool)
 {
 	if (pool->free != NULL) {
 		void *object = pool->free;
-		pool->free = atomic_load_explicit((_Atomic(void *) *)object, memory_order_relaxed);
+		_Atomic(void *) *chain = object;
+		pool->free = atomic_load_explicit(chain, memory_order_relaxed);
 		return object;
 	}
 	if (pool->unused == 0) {
@@ -47,6 +48,7 @@ void *pool_take(struct pool *pool)
 
 void pool_give(struct pool *pool, void *object)
 {
-	atomic_store_explicit((_Atomic(void *) *)object, pool->free, memory_order_release);
+	_Atomic(void *) *chain = object;
+	atomic_store_explicit(chain, pool->free, memory_order_release);
 	pool->free = object;
 }

@@ -13,9 +13,9 @@
 struct pool {
 	size_t object_size;
 	size_t objects_per_chunk;
-	void *chunks;	/* chain of chunks, freed by pool_end */
-	void *free;	/* chain of free objects, through their first word */
-	size_t unused;	/* objects of the newest chunk that were never handed out */
+	void *chunks;  /* chain of chunks, freed by pool_end */
+	void *free;    /* chain of free objects, through their first word */
+	size_t unused; /* objects of the newest chunk that were never handed out */
 };
 
 void pool_start(struct pool *pool, size_t object_size, size_t objects_per_chunk);

@@ -3,6 +3,7 @@
 
 #include "part.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ static bool next_cut(struct set *set, uint64_t from, uint64_t lo, uint64_t hi, s
 			cut->lo = part.lo;
 		cut->hi = part.hi;
 	}
+	assert(cut->parts > 0);
 	return true;
 }
 
@@ -73,7 +75,8 @@ static bool is_in_question(struct file *file)
 }
 
 /* Calls visit for each part that goes, until one does not return 0. */
-static int each_part(struct set *set, uint64_t lo, uint64_t hi, int (*visit)(struct part *, struct pmemset_error *), struct pmemset_error *e)
+static int each_part(struct set *set, uint64_t lo, uint64_t hi, int (*visit)(struct part *, struct pmemset_error *),
+		struct pmemset_error *e)
 {
 	struct cut cut;
 	struct range r;
@@ -270,7 +273,7 @@ static struct done *plan(struct set *set, uint64_t lo, uint64_t hi, uint64_t cou
 	for (uint64_t from = lo; done != NULL && i < count && next_cut(set, from, lo, hi, &done[i].cut); i++) {
 		struct cut *cut = &done[i].cut;
 		from = cut->map.hi;
-		done[i].files = malloc(cut->parts * sizeof(struct file *));
+		done[i].files = calloc(cut->parts, sizeof(struct file *));
 		if (done[i].files == NULL) {
 			free_done(done, count);
 			return NULL;

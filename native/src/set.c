@@ -5,9 +5,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-int set_new(struct set **out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e)
+int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e)
 {
-	*out = NULL;
+	*set_out = NULL;
 	if (required > PMEM2_GRANULARITY_PAGE)
 		return error_set(e, PMEMSET_E_GRANULARITY_NOT_SUPPORTED, "unknown granularity %u", required);
 	if (coalescing > COALESCING_FULL)
@@ -30,7 +30,7 @@ int set_new(struct set **out, uint32_t required, uint32_t coalescing, uint64_t w
 	pthread_mutex_init(&set->lock, NULL);
 	pool_start(&set->maps, sizeof(struct part_map), 64);
 	pool_start(&set->parts, sizeof(struct part), 64);
-	*out = set;
+	*set_out = set;
 	return 0;
 }
 

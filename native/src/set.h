@@ -61,7 +61,8 @@ struct set {
 };
 
 /* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE, -ENOMEM (LIMIT_WINDOWS). */
-int set_new(struct set **set, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e);
+int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max,
+		struct pmemset_error *e);
 /* From the next map on. INVALID_COALESCING_VALUE. */
 int set_coalescing(struct set *set, uint32_t coalescing, struct pmemset_error *e);
 /* Whether a flush of one of its files failed. */

@@ -41,7 +41,7 @@ struct source {
 	mode_t mode;
 	uid_t uid; /* replaces: as the old one's */
 	gid_t gid;
-	int dir; /* makes: the directory, open for reading */
+	int dir;			/* makes: the directory, open for reading */
 	char name[SOURCE_NAME_SIZE];	/* makes: the last component */
 	char working[SOURCE_NAME_SIZE]; /* our own name for it; "" once it is published */
 };

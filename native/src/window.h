@@ -27,10 +27,10 @@ struct arena {
 
 /*
  * Reserve size bytes at base (0: the defaults), or at a lower base where that one is not to be had. Once per process.
- * mappings_max: kernel mappings that parts and the gaps between them may take (0: vm.max_map_count - 8192).
+ * limit: kernel mappings that parts and the gaps between them may take (0: vm.max_map_count - 8192).
  * -EALREADY; -ENOMEM, with RLIMIT_AS in the message where that is the reason.
  */
-int arena_start(uint64_t base, uint64_t size, uint64_t mappings_max, struct pmemset_error *e);
+int arena_start(uint64_t base, uint64_t size, uint64_t limit, struct pmemset_error *e);
 const struct arena *arena(void);
 bool arena_holds(uint64_t addr);
 
