@@ -27,6 +27,7 @@ static void *at(uint64_t addr)
 /* ---- libpmem2's functions, by granularity; those for pages do nothing on memory that libpmem2 did not map ---- */
 
 struct functions {
+	struct pmem2_map *map; /* kept: what libpmem2 allocates for a map of existing memory, its deletion does not free */
 	pmem2_memcpy_fn copy;
 	pmem2_flush_fn flush;
 	pmem2_drain_fn drain;
@@ -35,15 +36,13 @@ static struct functions functions[PMEM2_GRANULARITY_PAGE];
 
 static int take_functions(enum pmem2_granularity granularity, void *page, size_t size)
 {
+	struct functions *f = &functions[granularity];
 	struct pmem2_source *source = NULL;
-	struct pmem2_map *map = NULL;
 	int rc = pmem2_source_from_anon(&source, size);
 	if (rc == 0)
-		rc = pmem2_map_from_existing(&map, source, page, size, granularity);
-	if (rc == 0) {
-		functions[granularity] = (struct functions){pmem2_get_memcpy_fn(map), pmem2_get_flush_fn(map), pmem2_get_drain_fn(map)};
-		(void)pmem2_map_delete(&map); /* which unmaps the page */
-	}
+		rc = pmem2_map_from_existing(&f->map, source, page, size, granularity);
+	if (rc == 0)
+		*f = (struct functions){f->map, pmem2_get_memcpy_fn(f->map), pmem2_get_flush_fn(f->map), pmem2_get_drain_fn(f->map)};
 	(void)pmem2_source_delete(&source);
 	return rc;
 }

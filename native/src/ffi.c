@@ -132,18 +132,19 @@ static void handle_put(uint64_t handle)
 	atomic_fetch_sub(&slot_of(handle)->word, 1);
 }
 
-/* Ends the handle for everybody else and waits until no call uses it. False where it was stale. */
-static bool handle_close(uint64_t handle, enum handle_type type)
+/* Ends the handle for everybody else and waits until no call uses it. The object; NULL where the handle was stale. */
+static void *handle_close(uint64_t handle, enum handle_type type)
 {
 	struct slot *slot = slot_of(handle);
 	uint64_t word = atomic_load(&slot->word);
 	uint64_t want = handle >> INDEX_BITS << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
 	do
 		if ((word & ~(SLOT_USES - 1)) != want)
-			return false;
+			return NULL;
 	while (!atomic_compare_exchange_weak(&slot->word, &word, word & ~SLOT_LIVE));
 	while (atomic_load(&slot->word) & (SLOT_USES - 1))
 		(void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+	void *object = atomic_load(&slot->object);
 	uint32_t i = (uint32_t)(handle % HANDLES_MAX);
 	pthread_mutex_lock(&slots_lock);
 	slot->next_free = 0;
@@ -153,7 +154,7 @@ static bool handle_close(uint64_t handle, enum handle_type type)
 		slots[last_free].next_free = i;
 	last_free = i;
 	pthread_mutex_unlock(&slots_lock);
-	return true;
+	return object;
 }
 
 /* ---- about the library ---- */
@@ -250,11 +251,8 @@ int ffi_volume_open(const char *path, uint64_t *volume, struct pmemset_error *er
 
 int ffi_volume_close(uint64_t volume)
 {
-	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	struct volume *v = handle_close(volume, HANDLE_VOLUME);
 	if (v == NULL)
-		return -EBADF;
-	handle_put(volume);
-	if (!handle_close(volume, HANDLE_VOLUME))
 		return -EBADF;
 	volume_close(v);
 	free(v);
@@ -577,11 +575,8 @@ int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct 
 
 int ffi_unpin(uint64_t pin)
 {
-	struct pin *p = handle_get(pin, HANDLE_PIN);
+	struct pin *p = handle_close(pin, HANDLE_PIN);
 	if (p == NULL)
-		return -EBADF;
-	handle_put(pin);
-	if (!handle_close(pin, HANDLE_PIN))
 		return -EBADF;
 	access_unpin(p->map);
 	handle_put(p->set);
