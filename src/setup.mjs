@@ -115,7 +115,8 @@ function loud ([command, ...args]) {
 /** Runs quietly; what it printed is shown when it fails. Asynchronous, so that two builds can run side by side. */
 function quiet (command, args, env = process.env) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    // A tool holds the folder's lock as well: it may outlive a set-up that is killed, and would write beside the next one.
+    const child = spawn(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe', lock ?? 'ignore'] })
     const output = []
     child.stdout.on('data', (data) => output.push(data))
     child.stderr.on('data', (data) => output.push(data))
@@ -148,30 +149,32 @@ function hashOf (files, ...rest) {
 }
 
 const stampOf = (name) => join(STAMPS, name)
-const isFresh = (name, hash) => fs.existsSync(stampOf(name)) && fs.readFileSync(stampOf(name), 'utf8') === hash
+const readStamp = (name) => fs.existsSync(stampOf(name)) ? fs.readFileSync(stampOf(name), 'utf8').split('\n') : []
 
-function writeStamp (name, hash) {
+function writeStamp (name, text) {
   const whole = `${stampOf(name)}.${process.pid}`
-  fs.writeFileSync(whole, hash)
+  fs.writeFileSync(whole, text)
   fs.renameSync(whole, stampOf(name))
 }
 
 /**
  * One step of the build. `inputs` hashes what it depends on; `product` is a file that must be there, and as it was left; `clean`
- * removes what a build that was killed may have left half-written.
+ * removes all that the step has made.
  */
 async function step ({ name, inputs, product, clean, build }) {
-  const state = () => fs.existsSync(product) ? hashOf([product], inputs()) : 'no product'
-  if (isFresh(name, state())) return
+  const before = inputs()
+  const [madeFrom, made] = readStamp(name)
+  const changed = madeFrom !== before
+  const damaged = !changed && made !== (fs.existsSync(product) ? hashOf([product]) : '')
+  if (!changed && !damaged) return
   const underway = stampOf(`${name}.underway`)
   fs.mkdirSync(STAMPS, { recursive: true })
-  if (fs.existsSync(underway)) {
-    say(`an earlier build of ${name} did not finish: once more from the start`)
-    clean()
-  }
+  const killed = fs.existsSync(underway)
+  if (killed) say(`an earlier build of ${name} did not finish: once more from the start`)
+  // Both make and the compiler believe in what lies there: damage has to go first.
+  if (killed || damaged) clean()
   fs.rmSync(stampOf(name), { force: true })
   fs.writeFileSync(underway, `${process.pid}\n`)
-  const before = inputs()
   const started = performance.now()
   say(`building ${name}`)
   try {
@@ -183,7 +186,7 @@ async function step ({ name, inputs, product, clean, build }) {
   }
   if (!fs.existsSync(product)) throw new SetupError(`${relative(ROOT, product)} was not made`)
   // Inputs that changed meanwhile are not in the product: the next run has to see a difference.
-  writeStamp(name, hashOf([product], before))
+  writeStamp(name, `${before}\n${hashOf([product])}`)
   fs.rmSync(underway, { force: true })
   say(`built ${name} in ${((performance.now() - started) / 1000).toFixed(1)} s`)
 }
@@ -193,9 +196,11 @@ async function step ({ name, inputs, product, clean, build }) {
  * even after a kill -9.
  */
 export async function alone (work) {
-  const file = lockFolder()
-  try { return await work() } finally { fs.closeSync(file) }
+  lock = lockFolder()
+  try { return await work() } finally { fs.closeSync(lock); lock = undefined }
 }
+
+let lock
 
 function lockFolder () {
   fs.mkdirSync(STAMPS, { recursive: true })
