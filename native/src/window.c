@@ -111,25 +111,25 @@ bool arena_holds(uint64_t addr)
 int window_open(struct window *w, uint64_t size, struct pmemset_error *e)
 {
 	uint64_t largest = 0;
-	if (size > 0 && size <= the_arena.size) {
-		size = (size + WINDOW_ALIGNMENT - 1) / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
-		pthread_mutex_lock(&windows_lock);
-		uint64_t from = the_arena.base;
-		for (struct window **link = &windows;; link = &(*link)->next) {
-			uint64_t to = *link ? (*link)->addr : the_arena.base + the_arena.size;
-			if (to - from >= size) {
-				*w = (struct window){.addr = from, .size = size, .next = *link};
-				*link = w;
-				pthread_mutex_unlock(&windows_lock);
-				return 0;
-			}
-			largest = to - from > largest ? to - from : largest;
-			if (*link == NULL)
-				break;
-			from = (*link)->addr + (*link)->size;
+	/* A size that is no size, or that would wrap when it is rounded up, fits into no gap; the gap is found out all the same. */
+	bool possible = size > 0 && size <= the_arena.size;
+	uint64_t rounded = possible ? (size + WINDOW_ALIGNMENT - 1) / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT : 0;
+	pthread_mutex_lock(&windows_lock);
+	uint64_t from = the_arena.base;
+	for (struct window **link = &windows;; link = &(*link)->next) {
+		uint64_t to = *link ? (*link)->addr : the_arena.base + the_arena.size;
+		if (possible && to - from >= rounded) {
+			*w = (struct window){.addr = from, .size = rounded, .next = *link};
+			*link = w;
+			pthread_mutex_unlock(&windows_lock);
+			return 0;
 		}
-		pthread_mutex_unlock(&windows_lock);
+		largest = to - from > largest ? to - from : largest;
+		if (*link == NULL)
+			break;
+		from = (*link)->addr + (*link)->size;
 	}
+	pthread_mutex_unlock(&windows_lock);
 	error_set(e, -ENOMEM, "no room for a window of %" PRIu64 " bytes", size);
 	e->reason = PMEMSET_REASON_LIMIT_WINDOWS;
 	e->value = largest;
