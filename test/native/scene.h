@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * scene.h -- what the programs share: an engine, two places for files (in memory and on the disk), and a world in words, to be compared
+ * before and after what must not change it.
+ *
+ * A test is listed with ONCE or ON_EACH. Whatever it does, it has to leave no descriptor, no mapping in the arena and no file of the
+ * engine's own behind: that is checked after each.
+ */
+#ifndef SCENE_H
+#define SCENE_H 1
+
+#include "ffi.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define PAGE ((uint64_t)sysconf(_SC_PAGESIZE))
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+#define SKIPPED 77
+
+struct place {
+	const char *name;
+	char dir[256];
+	uint64_t volume;
+	const char *missing; /* why it is not there, or NULL */
+};
+extern struct place places[2];
+
+int scene_enter(void **state);
+int scene_leave(void **state);
+
+#define ONCE(test) \
+	{ \
+#test, test, scene_enter, scene_leave, NULL \
+	}
+#define ON_EACH(test) \
+	{#test ", tmpfs", test, scene_enter, scene_leave, &places[0]}, \
+	{ \
+#test ", disk", test, scene_enter, scene_leave, &places[1] \
+	}
+
+/*
+ * Start the engine and run them. For valgrind and ThreadSanitizer, which want other addresses, PMEMSET_TEST_ARENA=base:size (0x..., bytes)
+ * moves the arena. What main returns.
+ */
+int scene_run(const char *group, const struct CMUnitTest *tests, size_t count, uint32_t simulate);
+#define RUN(group, tests, simulate) scene_run(group, tests, sizeof(tests) / sizeof((tests)[0]), simulate)
+
+/* The place of a test of ON_EACH; skips it where there is none. */
+struct place *here(void **state);
+/* A mount namespace of our own, whose mounts end with the process; skips the test, with the reason, where that is not allowed. */
+void own_mounts(void);
+
+/* ---- files; names are relative to the place ---- */
+
+const char *path_in(const struct place *p, const char *name); /* static, the last four stay */
+/* A file of that size, its bytes made from `seed`, on the disk; seed 0 leaves a hole. */
+void make_file(const struct place *p, const char *name, uint64_t size, unsigned seed);
+unsigned char byte_of(unsigned seed, uint64_t offset);
+void read_file(const struct place *p, const char *name, uint64_t offset, void *buf, size_t size);
+uint64_t file_size(const struct place *p, const char *name);
+
+/* ---- the engine's face, with less to write ---- */
+
+extern struct pmemset_error err; /* of the last call below, or whoever was given it */
+
+uint64_t new_set(uint32_t coalescing, uint64_t window_size);
+void delete_set(uint64_t set);
+/* cookie 0: the next number. */
+int map(uint64_t set, const struct place *p, const char *name, struct ffi_part_spec spec, struct ffi_part *part);
+struct ffi_part must_map(uint64_t set, const struct place *p, const char *name, struct ffi_part_spec spec);
+struct ffi_set_info info_of(uint64_t set);
+/* 0 or the error; no rows asked for. */
+int remove_range(uint64_t set, uint64_t addr, uint64_t length);
+#define must(call) must_be(call, 0, #call, __FILE__, __LINE__)
+#define fails(call, code) must_be(call, code, #call, __FILE__, __LINE__)
+void must_be(int64_t got, int64_t wanted, const char *what, const char *file, int line);
+
+/* ---- the world in words ---- */
+
+/* Counts and lists: the set (0: none), files of the place (NULL: none), the arena in /proc/self/maps, descriptors. malloc'd. */
+char *world(uint64_t set, const struct place *p);
+/* Fails unless the world is as `before`, which it frees. */
+void same_world(char *before, uint64_t set, const struct place *p);
+/* How many mappings the kernel sees in the arena. */
+uint64_t arena_mappings(void);
+/* Fails unless [addr, addr + size) is covered by mappings without a gap; `permissions`, if not NULL, is what each must have. */
+void covered(uint64_t addr, uint64_t size, const char *permissions);
+unsigned descriptors(void);
+void *at(uint64_t addr);
+
+/* ---- chance: the same numbers for the same seed, which PMEMSET_TEST_SEED sets and every run prints ---- */
+
+uint64_t chance(uint64_t below);
+uint64_t seed_chance(void);
+double seconds(void);
+
+#endif
