@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The native engine as the rest of the service sees it: typed calls, addresses as BigInt, sizes as numbers, failures as EngineError. What ffi.h says never
+// blocks is synchronous here; everything else is a promise. There is one engine in a process.
+import { constants } from 'node:os'
+import { EngineError } from '../errors.js'
+import { callAsync, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, type Abi, type Functions, type U64 } from './abi.js'
+
+export const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
+export const PERSISTENCES = ['unknown', 'persistent', 'host_dependent', 'volatile'] as const
+export const COALESCINGS = ['none', 'opportunistic', 'full'] as const
+export const CREATES = ['never', 'if_needed', 'exclusive', 'always'] as const
+export const DURABILITIES = ['none', 'flushed', 'persisted', 'deep'] as const
+
+export type Granularity = typeof GRANULARITIES[number]
+export type Persistence = typeof PERSISTENCES[number]
+export type Coalescing = typeof COALESCINGS[number]
+export type Create = typeof CREATES[number]
+export type Durability = typeof DURABILITIES[number]
+
+const GRANULARITY_UNSET = 3
+
+/** A handle of the engine: valid until what it names is closed or deleted, and then an EBADF. */
+export type Handle = number
+
+export interface EngineOptions {
+  /** 0n: the engine's default. */
+  arenaBase: bigint
+  /** 0n: the engine's default. */
+  arenaSize: bigint
+  /** Kernel mappings; 0: what the kernel allows, less a reserve. */
+  mappingsMax: number
+  simulate?: 'byte' | 'cache_line' | undefined
+}
+
+export interface EngineInfo {
+  abi: number
+  libpmem2: string
+  pageSize: number
+  mappings: number
+  mappingsMax: number
+  addressesStable: boolean
+  simulated: Granularity | undefined
+}
+
+export interface VolumeInfo {
+  fileSystem: string
+  dax: boolean
+  granularity: Granularity
+  mapSync: boolean
+  persistence: Persistence
+  persistenceReason: string
+  alignment: number
+  capacity: number
+  available: number
+  numaNode: number | undefined
+}
+
+export interface ProbeInfo {
+  exists: boolean
+  size: number
+  alignment: number
+  mapSync: boolean
+  granularity: Granularity
+  persistence: Persistence
+  reason: string
+}
+
+export interface SetSpec {
+  windowSize: number
+  partsMax: number
+  requiredGranularity: Granularity
+  coalescing: Coalescing
+}
+
+export interface SetInfo {
+  windowAddr: bigint
+  windowSize: number
+  partCount: number
+  mapCount: number
+  mappedBytes: number
+  granularity: Granularity | undefined
+  degraded: boolean
+}
+
+export interface PartSpec {
+  volume: Handle
+  path: string
+  offset: number
+  /** 0: to the end of the source. */
+  length: number
+  /** The caller's number for the part, which look-ups give back; not 0. */
+  cookie: number
+  keepFree: number
+  create: Create
+  mode: number
+  grow: boolean
+}
+
+export interface MappedPart {
+  addr: bigint
+  length: number
+  mapAddr: bigint
+  mapSize: number
+  granularity: Granularity
+  persistence: Persistence
+  mapSync: boolean
+  coalesced: boolean
+  created: boolean
+  degraded: boolean
+}
+
+/** A part map, and one part of it. */
+export interface Span {
+  mapAddr: bigint
+  mapSize: number
+  mapParts: number
+  addr: bigint
+  length: number
+  offset: number
+  cookie: number
+  degraded: boolean
+}
+
+export interface Range {
+  addr: bigint
+  size: number
+}
+
+export interface Removed {
+  removed: Array<{ addr: bigint, length: number, cookie: number }>
+  trimmed: Array<{ before: Range, after: Range }>
+  split: Array<{ before: Range, after: Range[] }>
+}
+
+export interface Written {
+  bytes: number
+  durability: Durability
+  granularity: Granularity | undefined
+  persistence: Persistence
+  simulated: boolean
+}
+
+/** A code of the engine's own table. */
+export interface EngineCode {
+  number: number
+  name: string
+  text: string
+}
+
+const CODE_NAME_SIZE = 64
+const CODE_TEXT_SIZE = 256
+const EAGAIN = -constants.errno.EAGAIN
+const CANNOT_FIND_PART_MAP = -200013
+const DEGRADED = 1n
+// A range removal can leave something of the map that holds its start and of the one that holds its end; no other.
+const CUT_ROWS = 2
+const REMOVED_WORDS = 3
+const TRIMMED_WORDS = 4
+const SPLIT_WORDS = 6
+
+function exact (value: U64): number {
+  const number = Number(value)
+  if (!Number.isSafeInteger(number)) throw new RangeError(`the engine gave ${String(value)}, which is too large to be exact`)
+  return number
+}
+
+/** What goes to C must fit, or koffi would cut it off without a word. */
+function checkLength (value: number): number {
+  if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`${value} is not a length`)
+  return value
+}
+
+function checkAddress (addr: bigint): bigint {
+  if (addr < 0n || addr >= 1n << 64n) throw new RangeError(`${addr} is not an address`)
+  return addr
+}
+
+function nameAt<T extends string> (names: readonly T[], index: number): T {
+  const name = names[index]
+  if (name === undefined) throw new RangeError(`the engine gave ${index}, which is none of ${names.join(', ')}`)
+  return name
+}
+
+function granularityAt (index: number): Granularity | undefined {
+  return index === GRANULARITY_UNSET ? undefined : nameAt(GRANULARITIES, index)
+}
+
+function textOf (memory: Buffer): string {
+  return memory.toString('utf8', 0, memory.indexOf(0))
+}
+
+function word (rows: BigUint64Array, index: number): bigint {
+  return rows[index] ?? 0n
+}
+
+function spanAt (rows: BigUint64Array, row: number): Span {
+  const at = row * SPAN_WORDS
+  return {
+    mapAddr: word(rows, at),
+    mapSize: Number(word(rows, at + 1)),
+    mapParts: Number(word(rows, at + 2)),
+    addr: word(rows, at + 4),
+    length: Number(word(rows, at + 5)),
+    offset: Number(word(rows, at + 6)),
+    cookie: Number(word(rows, at + 7)),
+    degraded: (word(rows, at + 8) & DEGRADED) !== 0n
+  }
+}
+
+function rangeAt (rows: BigUint64Array, index: number): Range {
+  return { addr: word(rows, index), size: Number(word(rows, index + 1)) }
+}
+
+function rowsOf<T> (count: bigint | undefined, read: (row: number) => T): T[] {
+  return Array.from({ length: Number(count ?? 0n) }, (_, row) => read(row))
+}
+
+function throwFrom (err: Buffer): never {
+  const e = STRUCTS.error.decode(err)
+  throw new EngineError({ ...e, errno: e.sys_errno, value: BigInt(e.value), addr: BigInt(e.addr), size: BigInt(e.size), offset: BigInt(e.offset) })
+}
+
+/** For the few functions that give a code and no record. */
+function throwCode (code: number, what: string): never {
+  throw new EngineError({ code, cause: 0, errno: 0, reason: 0, value: 0n, addr: 0n, size: 0n, offset: 0n, granularity: GRANULARITY_UNSET, message: `${what} failed with ${code}` })
+}
+
+/** Whether the error says that the set, or what else the handle named, is no more. */
+export function isStale (error: unknown): boolean {
+  return error instanceof EngineError && error.code === -constants.errno.EBADF
+}
+
+export class Engine {
+  readonly #abi: Abi
+  readonly #call: Functions
+  // Synchronous calls share these: they are read before the next call can begin.
+  readonly #err = STRUCTS.error.blank()
+  readonly #setInfo = STRUCTS.setInfo.blank()
+  readonly #written = STRUCTS.written.blank()
+  readonly #span = new BigUint64Array(SPAN_WORDS)
+  readonly #out = new BigUint64Array(1)
+
+  private constructor (abi: Abi) {
+    this.#abi = abi
+    this.#call = abi.call
+  }
+
+  /** Loads the library and reserves the arena; the second time in a process fails with EALREADY. */
+  static start (options: EngineOptions): Engine {
+    const engine = new Engine(loadAbi())
+    const spec = STRUCTS.engineSpec.encode({
+      arena_base: checkAddress(options.arenaBase),
+      arena_size: checkAddress(options.arenaSize),
+      mappings_max: checkLength(options.mappingsMax),
+      simulate: options.simulate === undefined ? GRANULARITY_UNSET : GRANULARITIES.indexOf(options.simulate),
+      reserved: 0
+    })
+    if (engine.#call.ffi_engine_start(spec, engine.#err) !== 0) throwFrom(engine.#err)
+    return engine
+  }
+
+  info (): EngineInfo {
+    const memory = STRUCTS.engineInfo.blank()
+    this.#call.ffi_engine_info(memory)
+    const info = STRUCTS.engineInfo.decode(memory)
+    return {
+      abi: this.#abi.version,
+      libpmem2: info.libpmem2,
+      pageSize: exact(info.page_size),
+      mappings: exact(info.mappings),
+      mappingsMax: exact(info.mappings_max),
+      addressesStable: info.addresses_stable !== 0,
+      simulated: granularityAt(info.simulate)
+    }
+  }
+
+  /** The engine's table of codes: libpmemset's, then libpmem2's. */
+  codes (): EngineCode[] {
+    return readCodes(this.#abi)
+  }
+
+  openVolume (path: string): Handle {
+    if (this.#call.ffi_volume_open(path, this.#out, this.#err) !== 0) throwFrom(this.#err)
+    return exact(word(this.#out, 0))
+  }
+
+  closeVolume (volume: Handle): void {
+    const code = this.#call.ffi_volume_close(volume)
+    if (code !== 0) throwCode(code, 'closing a volume')
+  }
+
+  async volumeInfo (volume: Handle): Promise<VolumeInfo> {
+    const memory = STRUCTS.volumeInfo.blank()
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_volume_info, volume, memory, err) !== 0) throwFrom(err)
+    const info = STRUCTS.volumeInfo.decode(memory)
+    return {
+      fileSystem: info.file_system,
+      dax: info.dax !== 0,
+      granularity: nameAt(GRANULARITIES, info.granularity),
+      mapSync: info.map_sync !== 0,
+      persistence: nameAt(PERSISTENCES, info.persistence),
+      persistenceReason: info.reason,
+      alignment: exact(info.alignment),
+      capacity: exact(info.capacity),
+      available: exact(info.available),
+      numaNode: info.numa_node < 0 ? undefined : info.numa_node
+    }
+  }
+
+  async probe (volume: Handle, path: string): Promise<ProbeInfo> {
+    const memory = STRUCTS.probe.blank()
+    const err = STRUCTS.error.blank()
+    const { bytes, length } = encodePath(path)
+    if (await callAsync(this.#call.ffi_probe, volume, bytes, length, memory, err) !== 0) throwFrom(err)
+    const info = STRUCTS.probe.decode(memory)
+    return {
+      exists: info.exists !== 0,
+      size: exact(info.size),
+      alignment: exact(info.alignment),
+      mapSync: info.map_sync !== 0,
+      granularity: nameAt(GRANULARITIES, info.granularity),
+      persistence: nameAt(PERSISTENCES, info.persistence),
+      reason: info.reason
+    }
+  }
+
+  newSet (spec: SetSpec): Handle {
+    const memory = STRUCTS.setSpec.encode({
+      window_size: checkLength(spec.windowSize),
+      parts_max: checkLength(spec.partsMax),
+      required_granularity: GRANULARITIES.indexOf(spec.requiredGranularity),
+      coalescing: COALESCINGS.indexOf(spec.coalescing)
+    })
+    if (this.#call.ffi_set_new(memory, this.#out, this.#err) !== 0) throwFrom(this.#err)
+    return exact(word(this.#out, 0))
+  }
+
+  setInfo (set: Handle): SetInfo {
+    const code = this.#call.ffi_set_info(set, this.#setInfo)
+    if (code !== 0) throwCode(code, 'describing a set')
+    const info = STRUCTS.setInfo.decode(this.#setInfo)
+    return {
+      windowAddr: BigInt(info.window_addr),
+      windowSize: exact(info.window_size),
+      partCount: exact(info.part_count),
+      mapCount: exact(info.map_count),
+      mappedBytes: exact(info.mapped_bytes),
+      granularity: granularityAt(info.granularity),
+      degraded: info.degraded !== 0
+    }
+  }
+
+  /** From the next map on. */
+  async setCoalescing (set: Handle, coalescing: Coalescing): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_set_coalescing, set, COALESCINGS.indexOf(coalescing), err) !== 0) throwFrom(err)
+  }
+
+  /** Makes everything durable, unmaps it, gives the window back; all or nothing. */
+  async deleteSet (set: Handle): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_set_delete, set, err) !== 0) throwFrom(err)
+  }
+
+  async mapPart (set: Handle, spec: PartSpec): Promise<MappedPart> {
+    const memory = STRUCTS.part.blank()
+    const err = STRUCTS.error.blank()
+    const fields = STRUCTS.partSpec.encode({
+      volume: spec.volume,
+      offset: checkLength(spec.offset),
+      length: checkLength(spec.length),
+      cookie: checkLength(spec.cookie),
+      keep_free: checkLength(spec.keepFree),
+      create: CREATES.indexOf(spec.create),
+      mode: spec.mode,
+      grow: spec.grow ? 1 : 0,
+      reserved: 0
+    })
+    const { bytes, length } = encodePath(spec.path)
+    if (await callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err) !== 0) throwFrom(err)
+    const part = STRUCTS.part.decode(memory)
+    return {
+      addr: BigInt(part.addr),
+      length: exact(part.length),
+      mapAddr: BigInt(part.map_addr),
+      mapSize: exact(part.map_size),
+      granularity: nameAt(GRANULARITIES, part.granularity),
+      persistence: nameAt(PERSISTENCES, part.persistence),
+      mapSync: part.map_sync !== 0,
+      coalesced: part.coalesced !== 0,
+      created: part.created !== 0,
+      degraded: part.degraded !== 0
+    }
+  }
+
+  /** The map and the part that hold the address. */
+  lookup (set: Handle, addr: bigint): Span | undefined {
+    const code = this.#call.ffi_lookup(set, addr, this.#span)
+    if (code === 0) return spanAt(this.#span, 0)
+    if (code === CANNOT_FIND_PART_MAP) return undefined
+    return throwCode(code, 'look-up')
+  }
+
+  /** Up to `max` maps, each with its first part, that touch [from, to), in address order; `to` 0n: no end. */
+  maps (set: Handle, from: bigint, to: bigint, max: number): Span[] {
+    return this.#list(this.#call.ffi_maps, set, from, to, max)
+  }
+
+  /** Up to `max` parts that touch [from, to), in address order; `to` 0n: no end. */
+  parts (set: Handle, from: bigint, to: bigint, max: number): Span[] {
+    return this.#list(this.#call.ffi_parts, set, from, to, max)
+  }
+
+  #list (fn: Functions['ffi_maps'], set: Handle, from: bigint, to: bigint, max: number): Span[] {
+    const rows = new BigUint64Array(checkLength(max) * SPAN_WORDS)
+    const count = Number(fn(set, checkAddress(from), checkAddress(to), rows, max))
+    if (count < 0) throwCode(count, 'listing')
+    return Array.from({ length: count }, (_, row) => spanAt(rows, row))
+  }
+
+  /** Removes every part that the range touches, whole; all or nothing. At most `rowsMax` removed parts are told. */
+  remove (set: Handle, addr: bigint, length: number, dryRun: boolean, rowsMax: number): Promise<Removed> {
+    return this.#remove(set, addr, checkLength(length), false, dryRun, rowsMax)
+  }
+
+  /** Removes the map that starts at the address. */
+  removeMap (set: Handle, addr: bigint, rowsMax: number): Promise<Removed> {
+    return this.#remove(set, addr, 0, true, false, rowsMax)
+  }
+
+  async #remove (set: Handle, addr: bigint, length: number, wholeMap: boolean, dryRun: boolean, rowsMax: number): Promise<Removed> {
+    const err = STRUCTS.error.blank()
+    const counts = new BigUint64Array(REMOVAL_WORDS)
+    counts.set([BigInt(rowsMax), BigInt(CUT_ROWS), BigInt(CUT_ROWS)], 3)
+    const removed = new BigUint64Array(rowsMax * REMOVED_WORDS)
+    const trimmed = new BigUint64Array(CUT_ROWS * TRIMMED_WORDS)
+    const split = new BigUint64Array(CUT_ROWS * SPLIT_WORDS)
+    const code = await callAsync(this.#call.ffi_remove, set, checkAddress(addr), length, wholeMap ? 1 : 0, dryRun ? 1 : 0, counts, removed, trimmed, split, err)
+    if (code !== 0) throwFrom(err)
+    if (word(counts, 0) > BigInt(rowsMax)) throw new RangeError(`${word(counts, 0)} parts were removed where ${rowsMax} could be`)
+    return {
+      removed: rowsOf(counts[0], (row) => ({ addr: word(removed, row * REMOVED_WORDS), length: Number(word(removed, row * REMOVED_WORDS + 1)), cookie: Number(word(removed, row * REMOVED_WORDS + 2)) })),
+      trimmed: rowsOf(counts[1], (row) => ({ before: rangeAt(trimmed, row * TRIMMED_WORDS), after: rangeAt(trimmed, row * TRIMMED_WORDS + 2) })),
+      split: rowsOf(counts[2], (row) => ({ before: rangeAt(split, row * SPLIT_WORDS), after: [rangeAt(split, row * SPLIT_WORDS + 2), rangeAt(split, row * SPLIT_WORDS + 4)] }))
+    }
+  }
+
+  /** Checks that the range lies inside one map and keeps the map from removal until unpin. Length 0: the map that holds the address. */
+  pin (set: Handle, addr: bigint, length: number): Handle {
+    if (this.#call.ffi_pin(set, checkAddress(addr), checkLength(length), this.#out, this.#err) !== 0) throwFrom(this.#err)
+    return exact(word(this.#out, 0))
+  }
+
+  unpin (pin: Handle): void {
+    const code = this.#call.ffi_unpin(pin)
+    if (code !== 0) throwCode(code, 'unpinning')
+  }
+
+  /** Fills the buffer from the range, or answers false where that would have to wait for the disk. */
+  readNow (set: Handle, addr: bigint, buffer: Buffer): boolean {
+    const code = this.#call.ffi_read(set, checkAddress(addr), buffer, buffer.length, 1, this.#err)
+    if (code !== 0 && code !== EAGAIN) throwFrom(this.#err)
+    return code === 0
+  }
+
+  async read (set: Handle, addr: bigint, buffer: Buffer): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_read, set, checkAddress(addr), buffer, buffer.length, 0, err) !== 0) throwFrom(err)
+  }
+
+  async write (set: Handle, addr: bigint, bytes: Buffer, durability: Durability): Promise<Written> {
+    const memory = STRUCTS.written.blank()
+    const err = STRUCTS.error.blank()
+    const code = await callAsync(this.#call.ffi_write, set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), memory, err)
+    if (code !== 0) throwFrom(err)
+    return toWritten(memory)
+  }
+
+  /** Makes ranges durable; all are checked before the first is flushed. */
+  async persist (set: Handle, ranges: ReadonlyArray<{ addr: bigint, length: number }>, durability: Exclude<Durability, 'none'>): Promise<Written> {
+    const rows = new BigUint64Array(ranges.length * 2)
+    ranges.forEach(({ addr, length }, i) => rows.set([checkAddress(addr), BigInt(checkLength(length))], i * 2))
+    const memory = STRUCTS.written.blank()
+    const err = STRUCTS.error.blank()
+    const code = await callAsync(this.#call.ffi_persist, set, rows, ranges.length, DURABILITIES.indexOf(durability), memory, err)
+    if (code !== 0) throwFrom(err)
+    return toWritten(memory)
+  }
+
+  drain (set: Handle): Written {
+    if (this.#call.ffi_drain(set, this.#written, this.#err) !== 0) throwFrom(this.#err)
+    return toWritten(this.#written)
+  }
+}
+
+function toWritten (memory: Buffer): Written {
+  const written = STRUCTS.written.decode(memory)
+  return {
+    bytes: exact(written.bytes),
+    durability: nameAt(DURABILITIES, written.durability),
+    granularity: granularityAt(written.granularity),
+    persistence: nameAt(PERSISTENCES, written.persistence),
+    simulated: written.simulated !== 0
+  }
+}
+
+// koffi makes NULL of an empty buffer; a path of length 0 keeps a byte behind it, which the engine does not read.
+function encodePath (path: string): { bytes: Buffer, length: number } {
+  const bytes = Buffer.from(`${path}\0`, 'utf8')
+  return { bytes, length: bytes.length - 1 }
+}
+
+function readCodes (abi: Abi): EngineCode[] {
+  const number = new Int32Array(1)
+  const name = Buffer.alloc(CODE_NAME_SIZE)
+  const text = Buffer.alloc(CODE_TEXT_SIZE)
+  return Array.from({ length: abi.codes }, (_, i) => {
+    const code = abi.call.ffi_code(i, number, name, text)
+    if (code !== 0) throwCode(code, 'reading the table of codes')
+    return { number: number[0] ?? 0, name: textOf(name), text: textOf(text) }
+  })
+}
