@@ -431,7 +431,7 @@ function detailOf (code: CodeName, extras: Extras, cause: Cause | undefined): st
     case 'PMEMSET_E_LENGTH_OUT_OF_RANGE': return extras.map === undefined ? 'The range has no byte, or it wraps around.' : 'The range starts in a part map and leaves it.'
     case 'PMEMSET_E_INVALID_PMEM2_MAP': return cause?.message ?? CATALOGUE[code].meaning
     case 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED':
-      return extras.availableGranularity === undefined ? CATALOGUE[code].meaning : `The medium offers granularity ${String(extras.availableGranularity)}, which is coarser than the set requires.`
+      return typeof extras.availableGranularity === 'string' ? `The medium offers granularity ${extras.availableGranularity}, which is coarser than the set requires.` : CATALOGUE[code].meaning
     case 'LIMIT_EXCEEDED': return `The limit of ${String(extras.limit)} is reached: ${String(extras.max)}.`
     default: return CATALOGUE[code].meaning
   }

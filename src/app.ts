@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The application, as a map of what there is and in which order. It never listens and never exits; src/main.ts and the tests do.
+import Fastify, { type FastifyInstance } from 'fastify'
+import type { Config } from './config.js'
+import type { Log } from './log.js'
+import connections, { SERVER, type ConnectionsOptions } from './plugins/connections.js'
+import door from './plugins/door.js'
+import methods from './plugins/methods.js'
+import openapi from './plugins/openapi.js'
+import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
+import slow from './plugins/slow.js'
+import tokens, { type Tokens } from './plugins/tokens.js'
+import uploads from './plugins/uploads.js'
+import validation, { parseQuery } from './plugins/validation.js'
+
+export interface ShellOptions {
+  config: Config
+  log: Log
+  version: string
+  tokens?: Tokens | undefined
+  /** Tests shorten the rule of progress. */
+  progress?: Pick<ConnectionsOptions, 'progressBytes' | 'progressMs'>
+}
+
+// The longest path parameter is an id; what is longer is an attack or a mistake.
+const PARAMETER_CHARS_MAX = 256
+
+/** Everything about HTTP but the routes. */
+export async function buildShell ({ config, log, version, tokens: known, progress }: ShellOptions): Promise<FastifyInstance> {
+  const app = Fastify({
+    ...SERVER,
+    logger: false,
+    genReqId: requestId,
+    frameworkErrors: createRouterErrorHandler(log),
+    clientErrorHandler: createParserErrorHandler(log),
+    // STOPPING is ours to say, as a problem document.
+    return503OnClosing: false,
+    routerOptions: { querystringParser: parseQuery, maxParamLength: PARAMETER_CHARS_MAX }
+  })
+  await app.register(methods)
+  await app.register(problems, { log })
+  await app.register(door, { allowedHosts: config.allowedHosts, isUnixSocket: config.socket !== undefined })
+  await app.register(tokens, { tokens: known })
+  await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes })
+  await app.register(connections, { connectionsMax: config.limits.connections, log, ...progress })
+  await app.register(slow, { slowMs: config.slowMs, log })
+  await app.register(validation)
+  await app.register(openapi, { version })
+  return app
+}
