@@ -298,7 +298,7 @@ function checkMachine () {
   if (process.platform !== 'linux') throw new SetupError(`this is ${process.platform}: the engine needs Linux (mmap at fixed addresses, MAP_SYNC, openat2)`)
 }
 
-/** Everything that `what` needs: 'start', 'test', or 'native' for the library alone. */
+/** Everything that `what` needs: 'start', 'test', 'native' for the library alone, or 'native-test' for what its tests stand on. */
 export async function setUp (what) {
   checkMachine()
   mode() // a wrong value is told at once, not when it first matters
@@ -306,9 +306,10 @@ export async function setUp (what) {
 }
 
 async function allSteps (what) {
-  await systemPackages(what === 'test' ? [...PACKAGES.build, ...PACKAGES.test] : PACKAGES.build)
-  if (what !== 'native') await nodeModules()
-  const builds = await Promise.allSettled(what === 'native' ? [buildNative()] : [buildNative(), typeScript()])
+  const withNode = what === 'start' || what === 'test'
+  await systemPackages(what.endsWith('test') ? [...PACKAGES.build, ...PACKAGES.test] : PACKAGES.build)
+  if (withNode) await nodeModules()
+  const builds = await Promise.allSettled(withNode ? [buildNative(), typeScript()] : [buildNative()])
   const failed = builds.filter((one) => one.status === 'rejected').map((one) => one.reason)
   if (failed.length === 0) return
   if (failed.every((reason) => reason instanceof SetupError)) throw new SetupError(failed.map((reason) => reason.message).join('\n\n'))

@@ -218,7 +218,7 @@ async function attempt (work) {
 async function all (first, rest) {
   const stages = first === undefined ? STAGES : STAGES.filter((stage) => stage === first)
   if (stages.length === 0) throw new SetupError(`${JSON.stringify(first)} is none of: ${STAGES.join(', ')}`)
-  await setUp('test')
+  await setUp(first === 'native' ? 'native-test' : 'test')
   const built = stages.some((stage) => stage !== 'tap') && await attempt(nativeBuilds)
   if (stages.includes('lint')) await attempt(lint)
   if (stages.includes('native') && built) {
