@@ -17,7 +17,7 @@ interface Import { from: string, to: string, typeOnly: boolean }
 const typescript = [...below('src', /\.ts$/), ...below('routes', /\.ts$/)]
 const target = (from: string, to: string): string => to.startsWith('.') ? normalize(join(dirname(from), to)).replace(/\.js$/, '.ts') : to
 const imports: Import[] = typescript.flatMap((from) => (
-  [...read(from).matchAll(/^(?:import|export)( type)?\b[^'\n]*'([^']+)'|\bimport\('([^']+)'\)|^} from '([^']+)'/gm)].map(([, type, ...to]) => (
+  [...read(from).matchAll(/^(?:import|export)( type)?\b[^'\n]*'([^']+)'|\bimport\('([^']+)'\)|^} from '([^']+)'/gm)].map(([, type, ...to]: Array<string | undefined>) => (
     { from, to: target(from, to.find((one) => one !== undefined) ?? ''), typeOnly: type !== undefined }
   ))
 ))
