@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <libpmem2.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -389,6 +390,8 @@ int ffi_set_delete(uint64_t set, struct pmemset_error *err)
 static int map_from(struct set *s, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
 		struct ffi_part *out, struct pmemset_error *e)
 {
+	if (spec->offset > INT64_MAX) /* needs no source to be known as wrong, so it is said before anything of the source */
+		return error_set(e, PMEMSET_E_INVALID_OFFSET_VALUE, "offset %" PRIu64 " is above INT64_MAX", spec->offset);
 	struct source source;
 	int rc = source_open(&source, v, path, path_length, (enum create)spec->create, spec->mode, e);
 	if (rc != 0)

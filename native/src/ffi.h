@@ -162,12 +162,14 @@ struct ffi_part {
 /*
  * Map a part of the file `path` (path_length bytes, no NUL needed) beneath a volume.
  *
+ * INVALID_OFFSET_VALUE, before anything is asked of the source.
+ *
  * Path: UTF-8, 1 to 4 095 bytes, no control character, no empty, ".", ".." or ".pmemset" component and none that begins with
  * ".pmemset-", no symlink, magic link or other mount on the way, a regular file with one link; anything else of that kind is -EACCES
  * with PATH_NOT_ALLOWED. A missing file is INVALID_SOURCE_PATH; a directory, FIFO, socket or device INVALID_PMEM2_SOURCE (cause
  * PMEM2_E_INVALID_FILE_TYPE).
  *
- * Then, in this order: INVALID_OFFSET_VALUE; INVALID_PMEM2_MAP (offset unaligned: cause PMEM2_E_OFFSET_UNALIGNED, value = alignment);
+ * Then, in this order: INVALID_PMEM2_MAP (offset unaligned: cause PMEM2_E_OFFSET_UNALIGNED, value = alignment);
  * MAP_LENGTH_UNSET; LENGTH_UNALIGNED (value = alignment); SOURCE_FILE_IS_TOO_SMALL (value = source size); -ENOMEM with LIMIT_PARTS or
  * LIMIT_MAPPINGS; CANNOT_COALESCE_PARTS; CANNOT_FIT_PART_MAP (value = largest gap); CANNOT_GROW_SOURCE_FILE (sys_errno; -ENOSPC with
  * KEEP_FREE); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).

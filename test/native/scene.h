@@ -56,8 +56,8 @@ int scene_run(const char *group, const struct CMUnitTest *tests, size_t count, u
 
 /* The place of a test of ON_EACH; skips it where there is none. */
 struct place *here(void **state);
-/* A mount namespace of our own, whose mounts end with the process; skips the test, with the reason, where that is not allowed. */
-void own_mounts(void);
+/* Every program has a mount namespace of its own, whose mounts end with it. Skips the test, with the reason, where that is not allowed. */
+void mounting(void);
 
 /* ---- files; names are relative to the place ---- */
 
