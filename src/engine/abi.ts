@@ -342,7 +342,7 @@ export function callAsync<A extends unknown[]> (fn: Native<A>, ...args: A): Prom
         })
       } catch (error) {
         release(args)
-        reject(error as Error)
+        reject(error)
       }
     }
     if (running < RUNNING_MAX) start()

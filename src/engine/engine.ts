@@ -415,7 +415,7 @@ export class Engine {
 
   #list (fn: Functions['ffi_maps'], set: Handle, from: bigint, to: bigint, max: number): Span[] {
     const rows = new BigUint64Array(checkLength(max) * SPAN_WORDS)
-    const count = Number(fn(set, checkAddress(from), checkAddress(to), rows, max))
+    const count = fn(set, checkAddress(from), checkAddress(to), rows, max)
     if (count < 0) throwCode(count, 'listing')
     return Array.from({ length: count }, (_, row) => spanAt(rows, row))
   }
