@@ -58,14 +58,17 @@ static struct sigaction previous_action;
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
 	uint64_t addr = (uint64_t)(uintptr_t)info->si_addr;
+	/*
+	 * The kernel found bad memory that nobody touches yet (early kill): whoever touches it will be told. A copy that happens to be under
+	 * way on this thread goes on, for it is not the one that failed.
+	 */
+	if (info->si_code == BUS_MCEERR_AO && arena_holds(addr))
+		return;
 	if (info->si_code > 0 && recovery != NULL && arena_holds(addr)) {
 		fault_addr = addr;
 		fault_code = info->si_code;
 		siglongjmp(*recovery, 1);
 	}
-	/* The kernel found bad memory that nobody touches yet (early kill): whoever touches it will be told. */
-	if (info->si_code == BUS_MCEERR_AO && arena_holds(addr))
-		return;
 	if (previous_action.sa_flags & SA_SIGINFO) {
 		previous_action.sa_sigaction(number, info, context);
 	} else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
@@ -152,7 +155,7 @@ static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error
 	struct file *file = atomic_load(&part->file);
 	struct stat st;
 	e->offset = addr - atomic_load(&part->addr) + atomic_load(&part->offset);
-	if (how == BUS_MCEERR_AR || how == BUS_MCEERR_AO) {
+	if (how == BUS_MCEERR_AR) {
 		e->reason = PMEMSET_REASON_MEDIA;
 	} else if (fstat(file->fd, &st) == 0 && e->offset >= (uint64_t)st.st_size) {
 		e->reason = PMEMSET_REASON_TRUNCATED;
@@ -233,7 +236,10 @@ static struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
 			.offset = addr - start + atomic_load(&part->offset)};
 }
 
-/* The kernel gives zeros behind the end of a truncated file's last page; that would be a lie. */
+/*
+ * Behind the end of a truncated file its last page has zeros: a load would read them, a store or a flush would succeed and its bytes be
+ * nowhere. Nothing faults there, so the size is asked for.
+ */
 static int check_size(struct set *set, const struct segment *s, struct pmemset_error *e)
 {
 	struct stat st;
@@ -397,7 +403,8 @@ static int flush_segments(struct set *set, struct ranges *all, enum durability d
 	const struct functions *f = stores_of(set);
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < all->count; i++)
-		rc = refuse_degraded(&all->segments[i], e);
+		if ((rc = refuse_degraded(&all->segments[i], e)) == 0)
+			rc = check_size(set, &all->segments[i], e);
 	if (rc == 0 && f != NULL)
 		rc = flush_lines(set, f, all, e);
 	if (rc == 0 && (f == NULL || durability == DURABILITY_DEEP))
@@ -465,14 +472,15 @@ static int write_pages(struct set *set, const struct segment *s, const char *buf
 static int write_lines(struct set *set, const struct segment *s, const char *buf, const struct functions *f, uint64_t *done,
 		struct pmemset_error *e)
 {
-	for (uint64_t n = 0; n < s->length;) {
+	int rc = check_size(set, s, e);
+	for (uint64_t n = 0; rc == 0 && n < s->length;) {
 		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
 		if (!guarded(STEP_STORE, at(s->addr + n), buf + n, chunk, f))
 			return io_fail(set, fault_addr, fault_code, e);
 		n += chunk;
 		*done += chunk;
 	}
-	return 0;
+	return rc;
 }
 
 /* Checked before the first byte: a flush of a degraded file would answer falsely. */
