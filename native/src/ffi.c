@@ -115,12 +115,19 @@ static struct slot *slot_of(uint64_t handle)
 	return &slots[handle % HANDLES_MAX];
 }
 
+/* The word, less its uses, of the slot that the handle leads to; 1, which no such word is, where no handle looks like that. */
+static uint64_t live_word(uint64_t handle, enum handle_type type)
+{
+	uint64_t generation = handle >> INDEX_BITS;
+	return generation > UINT32_MAX ? 1 : generation << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
+}
+
 /* The object, for the length of a call: it is not freed before handle_put. NULL where the handle is stale. */
 static void *handle_get(uint64_t handle, enum handle_type type)
 {
 	struct slot *slot = slot_of(handle);
 	uint64_t word = atomic_load(&slot->word);
-	uint64_t want = handle >> INDEX_BITS << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
+	uint64_t want = live_word(handle, type);
 	do
 		if ((word & ~(SLOT_USES - 1)) != want)
 			return NULL;
@@ -138,7 +145,7 @@ static void *handle_close(uint64_t handle, enum handle_type type)
 {
 	struct slot *slot = slot_of(handle);
 	uint64_t word = atomic_load(&slot->word);
-	uint64_t want = handle >> INDEX_BITS << 32 | SLOT_LIVE | (uint64_t)type << SLOT_TYPE_SHIFT;
+	uint64_t want = live_word(handle, type);
 	do
 		if ((word & ~(SLOT_USES - 1)) != want)
 			return NULL;
