@@ -433,6 +433,7 @@ int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum
 	}
 	for (uint64_t i = 0; rc == 0 && i < count; i++) {
 		uint64_t end = ranges[2 * i] + ranges[2 * i + 1];
+		witness(written, segment_at(set, ranges[2 * i], end).file); /* also where the range is empty */
 		for (uint64_t from = ranges[2 * i]; rc == 0 && from < end;) {
 			struct segment s = segment_at(set, from, end);
 			if (push(&all, &s) != 0)
@@ -525,6 +526,7 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 	if (rc != 0)
 		return rc;
 	struct ranges all = {0};
+	witness(written, segment_at(set, addr, addr + length).file); /* also where nothing is written */
 	if (durability != DURABILITY_NONE)
 		rc = check_flushable(set, addr, addr + length, e);
 	if (rc == 0)
