@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -99,9 +100,13 @@ static void close_place(struct place *p)
 	(void)rmdir(p->dir);
 }
 
+static struct sigaction on_sigbus; /* the engine's */
+
 struct place *here(void **state)
 {
 	struct place *p = *state;
+	/* cmocka puts a handler of its own in place before each test, and takes it away again behind it. */
+	assert_int_equal(sigaction(SIGBUS, &on_sigbus, NULL), 0);
 	if (p->missing != NULL) {
 		print_message("no %s here: %s\n", p->name, p->missing);
 		skip();
@@ -138,6 +143,7 @@ static int start_engine(uint32_t simulate)
 	int rc = ffi_engine_start(&spec, &err);
 	if (rc != 0)
 		print_error("the engine does not start: %s\n", err.message);
+	(void)sigaction(SIGBUS, NULL, &on_sigbus);
 	return rc;
 }
 
