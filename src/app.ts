@@ -12,6 +12,14 @@ import problems, { createParserErrorHandler, createRouterErrorHandler, requestId
 import slow from './plugins/slow.js'
 import tokens, { type Tokens } from './plugins/tokens.js'
 import uploads from './plugins/uploads.js'
+import { COMPONENTS } from './schemas.js'
+import type { Service } from './service/service.js'
+import mapRoutes from '../routes/maps.js'
+import memoryRoutes from '../routes/memory.js'
+import partRoutes from '../routes/parts.js'
+import serviceRoutes from '../routes/service.js'
+import setRoutes from '../routes/sets.js'
+import volumeRoutes from '../routes/volumes.js'
 import validation, { parseQuery } from './plugins/validation.js'
 
 export interface ShellOptions {
@@ -47,5 +55,21 @@ export async function buildShell ({ config, log, version, tokens: known, progres
   await app.register(slow, { slowMs: config.slowMs, log })
   await app.register(validation)
   await app.register(openapi, { version })
+  return app
+}
+
+export interface AppOptions extends ShellOptions {
+  service: Service
+}
+
+export async function buildApp ({ service, ...options }: AppOptions): Promise<FastifyInstance> {
+  const app = await buildShell(options)
+  for (const schema of COMPONENTS) app.addSchema(schema)
+  await app.register(serviceRoutes, { service })
+  await app.register(volumeRoutes, { service })
+  await app.register(setRoutes, { service })
+  await app.register(partRoutes, { service })
+  await app.register(mapRoutes, { service })
+  await app.register(memoryRoutes, { service })
   return app
 }

@@ -218,6 +218,14 @@ export class ServiceError extends Error {
   }
 }
 
+/** For a catch: adds where the thing is that stands in the way, and lets the error pass. */
+export function atLocation (code: CodeName, location: string): (error: unknown) => never {
+  return (error) => {
+    if (error instanceof ServiceError && error.code === code) error.extras.location = location
+    throw error
+  }
+}
+
 /** `enum pmemset_reason` of native/src/error.h, by number. */
 export const REASONS = ['NONE', 'TRUNCATED', 'NO_SPACE', 'MEDIA', 'UNKNOWN_FAULT', 'PERSIST_FAILED', 'DEGRADED', 'LIMIT_PARTS', 'LIMIT_MAPPINGS',
   'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST'] as const
@@ -321,8 +329,7 @@ interface Verdict {
 export function problemOf (error: unknown, instance: string): ProblemDocument {
   const verdict = error instanceof ServiceError ? ofService(error) : error instanceof EngineError ? ofEngine(error) : ofUnknown(error)
   const row = CATALOGUE[verdict.code]
-  const document: ProblemDocument = {
-    ...verdict.extras,
+  const base = {
     type: `/errors/${verdict.code}`,
     title: row.title,
     status: verdict.status,
@@ -334,7 +341,8 @@ export function problemOf (error: unknown, instance: string): ProblemDocument {
     ...(verdict.cause === undefined ? {} : { cause: verdict.cause }),
     retryable: row.retryable === true
   }
-  return document
+  // The first spread settles the order, the second one that no extra takes a place of ours.
+  return { ...base, ...verdict.extras, ...base }
 }
 
 function ofService (error: ServiceError): Verdict {
@@ -365,7 +373,10 @@ function codeOf (e: EngineError): CodeName {
     case 'SOURCE_IN_USE': return 'SOURCE_IN_USE'
     case 'KEEP_FREE': return 'NO_SPACE'
     case 'SOURCE_EXISTS': return 'EEXIST'
-    default: return ERRNO_BECOMES[e.codeName] ?? (isCode(e.codeName) ? e.codeName : 'INTERNAL')
+    default:
+      // A handle is stale: the set was deleted while the request was under way. (A descriptor's EBADF has an errno.)
+      if (e.codeName === 'EBADF' && e.errno === 0) return 'SET_NOT_FOUND'
+      return ERRNO_BECOMES[e.codeName] ?? (isCode(e.codeName) ? e.codeName : 'INTERNAL')
   }
 }
 
@@ -388,7 +399,7 @@ function statusOfEngine (code: CodeName, e: EngineError): number {
   }
 }
 
-const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'parts', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytes' }
+const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'partsPerSet', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytesTotal' }
 const FAULTS: Partial<Record<Reason, string>> = { TRUNCATED: 'truncated', NO_SPACE: 'no_space', MEDIA: 'media', UNKNOWN_FAULT: 'unknown' }
 
 /** An address as the wire has it. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { InjectOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { digestOf, loadTokens, type TokenRecord } from '../src/plugins/tokens.js'
 import { raw, listening, shell } from './shell.js'
@@ -38,7 +39,7 @@ t.test('without a token, with an unknown one, without the scope', async (t) => {
 
 t.test('the order of refusals: door, route, token, media type', async (t) => {
   const { app } = await shell(t, { tokens: loadTokens(tokenFile(t, { tokens: records })) })
-  const code = async (options: Parameters<typeof app.inject>[0]): Promise<string> => (await app.inject(options as { url: string })).json<{ code: string }>().code
+  const code = async (options: InjectOptions): Promise<string> => (await app.inject(options)).json<{ code: string }>().code
   t.equal(await code({ url: '/nowhere', headers: { host: 'evil.example' } }), 'HOST_NOT_ALLOWED')
   t.equal(await code({ url: '/nowhere' }), 'ROUTE_NOT_FOUND')
   t.equal(await code({ method: 'DELETE', url: '/things' }), 'METHOD_NOT_ALLOWED')

@@ -342,7 +342,7 @@ export function callAsync<A extends unknown[]> (fn: Native<A>, ...args: A): Prom
         })
       } catch (error) {
         release(args)
-        reject(error)
+        reject(error instanceof Error ? error : new Error(String(error)))
       }
     }
     if (running < RUNNING_MAX) start()

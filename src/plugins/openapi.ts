@@ -4,7 +4,10 @@
 import fp from 'fastify-plugin'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifySchema } from 'fastify'
+import type { TSchema } from 'typebox'
+import { statusOf, type Circumstance, type CodeName } from '../errors.js'
+import { isOpen } from './tokens.js'
 
 export interface OpenapiOptions {
   version: string
@@ -22,6 +25,87 @@ const TAGS = [
   { name: 'memory', description: 'Bytes, and making them durable' },
   { name: 'service', description: 'Health, abilities, codes' }
 ]
+
+/** A code, and where it has a status for a circumstance only, that: `VOLUME_NOT_FOUND:body`. */
+export type ToldCode = CodeName | `${CodeName}:${Circumstance}`
+
+/** What a route tells of itself, beside its schemas. */
+export interface Told {
+  answers: Partial<Record<200 | 201 | 204, TSchema | string>>
+  codes: readonly ToldCode[]
+  bytes?: 'in' | 'out' | undefined
+  etag: boolean
+  example: { path?: Record<string, string>, query?: Record<string, string | number | boolean>, answer?: unknown }
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    told?: Told
+  }
+}
+
+const DESCRIPTIONS: Partial<Record<string, string>> = { 200: 'Done', 201: 'Made' }
+const OCTETS = { schema: { type: 'string', format: 'binary' } }
+
+// Whatever is asked, it can be refused with these.
+const ALWAYS: readonly ToldCode[] = ['PARAMETER_INVALID', 'PARAMETER_UNKNOWN', 'REQUEST_INVALID', 'ORIGIN_NOT_ALLOWED', 'URI_TOO_LONG', 'HOST_NOT_ALLOWED', 'HEADERS_TOO_LARGE', 'INTERNAL', 'STOPPING']
+const WITH_TOKENS: readonly ToldCode[] = ['TOKEN_REQUIRED', 'SCOPE_MISSING']
+const WITH_BODY: readonly ToldCode[] = ['BODY_TOO_LARGE', 'MEDIA_TYPE_UNSUPPORTED']
+
+function refusals (told: readonly ToldCode[]): Record<string, object> {
+  const byStatus = new Map<number, Set<string>>()
+  for (const one of told) {
+    const [code, circumstance] = one.split(':') as [CodeName, Circumstance | undefined]
+    const status = statusOf(code, circumstance)
+    byStatus.set(status, (byStatus.get(status) ?? new Set()).add(code))
+  }
+  return Object.fromEntries([...byStatus].map(([status, codes]): [number, object] => {
+    const sorted = [...codes].sort()
+    return [status, { description: sorted.join(', '), content: { 'application/problem+json': { schema: { $ref: 'Problem#' }, 'x-problem-codes': sorted } } }]
+  }))
+}
+
+function headersOf (told: Told, status: string): { headers?: object } {
+  const headers = {
+    ...(told.etag ? { ETag: { type: 'string', description: 'The state of the set, for If-Match' } } : {}),
+    ...(status === '201' ? { Location: { type: 'string', description: 'Where it is' } } : {}),
+    ...(told.bytes === 'out' ? { 'Pmemset-Granularity': { type: 'string' }, 'Pmemset-Persistence': { type: 'string', description: 'Of the weakest medium of the range' } } : {})
+  }
+  return Object.keys(headers).length === 0 ? {} : { headers }
+}
+
+function answers (told: Told): Record<string, object> {
+  return Object.fromEntries(Object.entries(told.answers).map(([status, answer]): [string, object] => {
+    const description = typeof answer === 'string' ? answer : DESCRIPTIONS[status]
+    const headers = headersOf(told, status)
+    if (told.bytes === 'out') return [status, { description, ...headers, content: { 'application/octet-stream': OCTETS } }]
+    if (typeof answer === 'string') return [status, { description, ...headers, type: 'null' }]
+    const { answer: example } = told.example
+    return [status, { description, ...headers, content: { 'application/json': { schema: answer, ...(example === undefined ? {} : { example }) } } }]
+  }))
+}
+
+function withExamples (schema: unknown, examples: Record<string, unknown> = {}): object | undefined {
+  if (schema === undefined) return undefined
+  const { properties, ...rest } = schema as { properties: Record<string, object> }
+  return { ...rest, properties: Object.fromEntries(Object.entries(properties).map(([name, one]) => [name, name in examples ? { ...one, example: examples[name] } : one])) }
+}
+
+/** The schema of a route as the document is to have it. */
+function toDocument (schema: FastifySchema, told: Told, hasBody: boolean, isOpen: boolean): FastifySchema {
+  const { path, query } = told.example
+  const codes = [...told.codes, ...ALWAYS, ...(isOpen ? [] : WITH_TOKENS), ...(hasBody ? WITH_BODY : [])]
+  const params = withExamples(schema.params, path)
+  const querystring = withExamples(schema.querystring, query)
+  return {
+    ...schema,
+    ...(params === undefined ? {} : { params }),
+    ...(querystring === undefined ? {} : { querystring }),
+    ...(told.bytes === 'in' ? { body: { content: { 'application/octet-stream': OCTETS } } } : {}),
+    ...(isOpen ? { security: [] } : {}),
+    response: { ...answers(told), ...refusals(codes) }
+  }
+}
 
 async function openapi (app: FastifyInstance, { version }: OpenapiOptions): Promise<void> {
   app.addHook('onRoute', (route) => {
@@ -42,6 +126,10 @@ async function openapi (app: FastifyInstance, { version }: OpenapiOptions): Prom
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer', description: 'Needed where the operator has set tokens.' } } },
       // Either: a service on loopback has no tokens.
       security: [{}, { token: [] }]
+    },
+    transform: ({ schema, url, route }) => {
+      const told = route.config?.told
+      return { url, schema: told === undefined ? schema : toDocument(schema, told, route.method !== 'GET', isOpen(url)) }
     },
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) }
   })

@@ -78,6 +78,11 @@ export function loadTokens (path: string): Map<string, ReadonlySet<Scope>> {
 
 const OPEN = /^\/(?:livez|readyz|openapi\.json|errors(?:\/.*)?|docs(?:\/.*)?)$/
 
+/** Whether a route is for everybody, tokens or not. */
+export function isOpen (url: string): boolean {
+  return OPEN.test(url)
+}
+
 function scopeOf (method: string, url: string): Scope {
   if (method === 'GET' || method === 'HEAD') return 'read'
   const isSet = (method === 'POST' && url === '/sets') || (method === 'DELETE' && /^\/sets\/:[a-zA-Z]+$/.test(url))
@@ -109,7 +114,7 @@ async function tokens (app: FastifyInstance, options: TokensOptions): Promise<vo
   const known = options.tokens
   if (known === undefined) return
   app.addHook('onRoute', (route: RouteOptions) => {
-    if (OPEN.test(route.url)) return
+    if (isOpen(route.url)) return
     const method = Array.isArray(route.method) ? route.method[0] ?? 'GET' : route.method
     const check = createCheck(known, route.config?.scope ?? scopeOf(method, route.url))
     const others = route.onRequest === undefined ? [] : Array.isArray(route.onRequest) ? route.onRequest : [route.onRequest]

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The shapes of the contract, once: what is validated, what is serialised, what the OpenAPI document names, and the types of all three. Request enums are
+// closed; response enums may grow, so they are plain strings, but for granularity and durability. No member is ever null: what is unknown is absent.
+import { Type, type Static, type TSchema } from 'typebox'
+import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, type Coalescing, type Create, type Durability, type Granularity } from './engine/engine.js'
+
+const CLOSED = { additionalProperties: false }
+
+export const ADDRESS = '^0x(0|[1-9a-f][0-9a-f]{0,15})$'
+export const ID = '^[a-z0-9][a-z0-9._-]{0,62}$'
+/** One entity tag or several, or *. */
+const CONDITION = '^(\\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$'
+
+interface Notes {
+  description?: string
+  example?: unknown
+  default?: unknown
+}
+
+/** A size, offset, length or count: exact in every language's double. */
+export function count (notes: Notes = {}, minimum = 0) {
+  return Type.Integer({ format: 'int64', minimum, maximum: Number.MAX_SAFE_INTEGER, ...notes })
+}
+
+function choice<T extends string> (values: readonly T[], notes: Notes = {}) {
+  return Type.Unsafe<T>({ type: 'string', enum: [...values], ...notes })
+}
+
+/** A choice in a response that may get further values. */
+function open (values: readonly string[], notes: Notes = {}) {
+  return Type.Unsafe<string>({ type: 'string', 'x-extensible-enum': [...values], ...notes })
+}
+
+export function address (notes: Notes = {}) {
+  return Type.String({ pattern: ADDRESS, ...notes })
+}
+
+function id (notes: Notes = {}) {
+  return Type.String({ pattern: ID, ...notes })
+}
+
+function labels () {
+  return Type.Unsafe<Record<string, string>>({ type: 'object', additionalProperties: { type: 'string' }, description: 'Anything that the client wants to remember' })
+}
+
+export const setId = () => id({ description: 'Id of a set' })
+export const partId = () => id({ description: 'Id of a part' })
+export const length = () => count({ description: 'Bytes' })
+
+/** Both or neither. */
+export function rangeParameters () {
+  return { addr: Type.Optional(address()), length: Type.Optional(length()) }
+}
+
+export function pageParameters () {
+  return {
+    limit: Type.Optional(count({ description: 'Items of a page; 50 where absent; what is above the limit of the service is that limit' }, 1)),
+    cursor: Type.Optional(Type.String({ description: 'nextCursor of the page before' }))
+  }
+}
+
+/** A component by name: the document and the generators then have one type for it. */
+export function ref<T extends TSchema> (schema: T) {
+  return Type.Unsafe<Static<T>>({ $ref: `${(schema as { $id?: string }).$id ?? ''}#` })
+}
+
+const granularity = (notes: Notes = {}) => choice<Granularity>(GRANULARITIES, { description: 'How a store becomes durable', ...notes })
+const durability = (notes: Notes = {}) => choice<Durability>(DURABILITIES, notes)
+const persistence = () => open(PERSISTENCES, { description: 'Whether the medium keeps it' })
+const state = (values: readonly string[]) => open(values)
+const createdAt = () => Type.String({ format: 'date-time' })
+const revision = () => count({ description: 'Grows with each change' })
+
+export const ByteRange = Type.Object({ addr: address(), length: count() }, { ...CLOSED, $id: 'ByteRange', description: 'Bytes from an address on' })
+export const AddressRange = Type.Object({ addr: address(), size: count() }, { ...CLOSED, $id: 'AddressRange', description: 'The place of a window or of a part map' })
+
+export const Source = Type.Object({
+  type: open(['file']),
+  volume: Type.Optional(Type.String()),
+  path: Type.Optional(Type.String({ description: 'Relative to the volume' })),
+  create: Type.Optional(open(CREATES)),
+  mode: Type.Optional(Type.String()),
+  grow: Type.Optional(Type.Boolean())
+}, { ...CLOSED, $id: 'Source', description: 'Where the bytes of a part come from' })
+
+export const PmemSet = Type.Object({
+  id: id(),
+  uid: Type.String({ description: 'Never used again, unlike the id' }),
+  revision: revision(),
+  requiredGranularity: granularity({ description: 'The coarsest granularity that the set accepts' }),
+  effectiveGranularity: Type.Optional(granularity({ description: 'What the first part gave; absent before it' })),
+  coalescing: open(COALESCINGS),
+  window: ref(AddressRange),
+  partCount: count(),
+  mapCount: count(),
+  mappedBytes: count(),
+  state: state(['ready', 'degraded']),
+  labels: labels(),
+  createdAt: createdAt()
+}, { ...CLOSED, $id: 'PmemSet', description: 'Parts of files in one window of addresses' })
+
+export const Part = Type.Object({
+  id: Type.String(),
+  set: id(),
+  revision: revision(),
+  source: ref(Source),
+  offset: count(),
+  length: count(),
+  addr: address(),
+  map: ref(AddressRange),
+  coalesced: Type.Boolean({ description: 'Appended to a part map that was there' }),
+  granularity: granularity(),
+  mapSync: Type.Boolean({ description: 'Whether the mapping took MAP_SYNC' }),
+  persistence: persistence(),
+  state: state(['mapped', 'degraded', 'unavailable']),
+  problem: Type.Optional(Type.String({ description: 'The code of what is wrong with it' })),
+  createdAt: createdAt()
+}, { ...CLOSED, $id: 'Part', description: 'One mapped range of one source' })
+
+export const MapPart = Type.Object({ id: Type.String(), addr: address(), length: count(), offset: count() }, { ...CLOSED, $id: 'MapPart', description: 'The part that holds the address that was asked for' })
+
+export const PartMap = Type.Object({
+  addr: address(),
+  size: count(),
+  granularity: granularity(),
+  partCount: count(),
+  leaseCount: count(),
+  revision: revision(),
+  part: Type.Optional(ref(MapPart))
+}, { ...CLOSED, $id: 'PartMap', description: 'A contiguous address range: one part, or several coalesced ones' })
+
+export const Written = Type.Object({
+  ranges: Type.Array(ref(ByteRange)),
+  bytes: count(),
+  durability: durability({ description: 'What was reached' }),
+  granularity: granularity(),
+  persistence: persistence(),
+  simulated: Type.Optional(Type.Boolean({ description: 'The granularity is pretended, for tests' }))
+}, { ...CLOSED, $id: 'Written', description: 'What was written or flushed, and how durable it is' })
+
+export const RemovedPart = Type.Object({ id: Type.String(), addr: address(), length: count() }, { ...CLOSED, $id: 'RemovedPart' })
+export const TrimmedMap = Type.Object({ before: ref(AddressRange), after: ref(AddressRange) }, { ...CLOSED, $id: 'TrimmedMap' })
+export const SplitMap = Type.Object({ before: ref(AddressRange), after: Type.Array(ref(AddressRange)) }, { ...CLOSED, $id: 'SplitMap' })
+
+export const Removal = Type.Object({
+  dryRun: Type.Boolean(),
+  removed: Type.Array(ref(RemovedPart)),
+  removedCount: count(),
+  trimmed: Type.Array(ref(TrimmedMap)),
+  split: Type.Array(ref(SplitMap)),
+  truncated: Type.Optional(Type.Boolean({ description: 'removed does not hold all of them' }))
+}, { ...CLOSED, $id: 'Removal', description: 'What a removal took away, and what it left' })
+
+export const Volume = Type.Object({
+  name: Type.String(),
+  fileSystem: Type.String(),
+  dax: Type.Boolean(),
+  granularity: granularity({ description: 'What a new file there would get' }),
+  mapSync: Type.Boolean(),
+  persistence: persistence(),
+  persistenceReason: Type.String(),
+  alignment: count(),
+  capacityBytes: count(),
+  freeBytes: count(),
+  numaNode: Type.Optional(count())
+}, { ...CLOSED, $id: 'Volume', description: 'A directory that the operator allows' })
+
+export const Probe = Type.Object({
+  exists: Type.Boolean(),
+  size: Type.Optional(count()),
+  alignment: count(),
+  mapSync: Type.Boolean(),
+  granularity: granularity(),
+  persistence: persistence(),
+  reason: Type.Optional(Type.String({ description: 'Why the granularity is not finer' }))
+}, { ...CLOSED, $id: 'Probe', description: 'What a part of a file would get' })
+
+export const EngineVersion = Type.Object({ abi: count(), libpmem2: Type.String() }, { ...CLOSED, $id: 'EngineVersion' })
+
+export const LimitTable = Type.Object({
+  sets: count(),
+  partsPerSet: count(),
+  windowBytesDefault: count(),
+  windowBytes: count(),
+  windowBytesTotal: count(),
+  mappings: count(),
+  bodyBytes: count(),
+  ranges: count(),
+  list: count(),
+  labels: count(),
+  labelNameChars: count(),
+  labelValueChars: count(),
+  streams: count(),
+  connections: count(),
+  keepFreePercent: count()
+}, { ...CLOSED, $id: 'LimitTable', description: 'Every limit of this service' })
+
+export const Capabilities = Type.Object({
+  version: Type.String(),
+  engine: ref(EngineVersion),
+  addressesStable: Type.Boolean(),
+  simulated: Type.Optional(granularity({ description: 'The granularity that is pretended, for tests' })),
+  pageSize: count(),
+  limits: ref(LimitTable),
+  granularities: Type.Array(granularity(), { description: 'What the volumes offer, finest first' })
+}, { ...CLOSED, $id: 'Capabilities', description: 'What this service can do' })
+
+export const GranularityAnswer = Type.Object({ granularity: granularity() }, { ...CLOSED, $id: 'EffectiveGranularity' })
+
+export const ErrorCode = Type.Object({
+  code: Type.String(),
+  library: open(['libpmemset', 'libpmem2', 'errno', 'pmemsetd']),
+  number: Type.Optional(Type.Integer({ format: 'int32' })),
+  status: Type.Integer({ format: 'int32', description: 'The usual HTTP status' }),
+  statuses: Type.Array(Type.Integer({ format: 'int32' }), { description: 'Every HTTP status that it can have' }),
+  title: Type.String(),
+  meaning: Type.String(),
+  advice: Type.String(),
+  retryable: Type.Boolean()
+}, { ...CLOSED, $id: 'ErrorCode', description: 'What a code means and what to do about it' })
+
+export const Health = Type.Object({
+  status: open(['live', 'ready']),
+  sets: Type.Optional(count()),
+  parts: Type.Optional(count()),
+  volumes: Type.Optional(count())
+}, { ...CLOSED, $id: 'Health', description: 'Counts only' })
+
+export const Problem = Type.Object({
+  type: Type.String({ description: 'Answers a GET' }),
+  title: Type.String(),
+  status: Type.Integer({ format: 'int32' }),
+  detail: Type.String(),
+  instance: Type.String({ description: 'The request id' }),
+  code: Type.String(),
+  number: Type.Optional(Type.Integer({ format: 'int32' })),
+  errno: Type.Optional(Type.String()),
+  cause: Type.Optional(Type.Object({ library: Type.String(), code: Type.String(), number: Type.Integer({ format: 'int32' }), message: Type.String() })),
+  retryable: Type.Boolean(),
+  errors: Type.Optional(Type.Array(Type.Object({ in: open(['body', 'query', 'path', 'header']), pointer: Type.Optional(Type.String()), name: Type.Optional(Type.String()), reason: Type.String() })))
+}, { additionalProperties: true, $id: 'Problem', description: 'RFC 9457; further members are the data that would have helped' })
+
+function page<T extends TSchema> (item: T, $id: string) {
+  return Type.Object({ items: Type.Array(ref(item)), nextCursor: Type.Optional(Type.String({ description: 'Absent on the last page' })) }, { ...CLOSED, $id })
+}
+
+export const PmemSetPage = page(PmemSet, 'PmemSetPage')
+export const PartPage = page(Part, 'PartPage')
+export const PartMapPage = page(PartMap, 'PartMapPage')
+export const VolumeList = Type.Object({ items: Type.Array(ref(Volume)) }, { ...CLOSED, $id: 'VolumeList' })
+export const ErrorCodeList = Type.Object({ items: Type.Array(ref(ErrorCode)) }, { ...CLOSED, $id: 'ErrorCodeList' })
+
+// ---- requests ----
+
+export const NewSet = Type.Object({
+  id: Type.Optional(id({ description: 'Made by the service where absent' })),
+  requiredGranularity: granularity({ description: 'The coarsest granularity that the set is to accept' }),
+  coalescing: Type.Optional(choice<Coalescing>(COALESCINGS, { default: 'none' })),
+  windowSize: Type.Optional(count({ description: 'Bytes of address space; rounded up to 2 MiB' }, 1)),
+  labels: Type.Optional(labels())
+}, { ...CLOSED, $id: 'NewSet', example: { id: 'accounts', requiredGranularity: 'page', coalescing: 'full', windowSize: 1073741824, labels: { team: 'ledger' } } })
+
+export const SetPatch = Type.Object({
+  coalescing: Type.Optional(choice<Coalescing>(COALESCINGS, { description: 'From the next part on' })),
+  labels: Type.Optional(labels())
+}, { ...CLOSED, $id: 'SetPatch', description: 'labels replaces all of them', example: { coalescing: 'opportunistic', labels: { team: 'audit' } } })
+
+export const NewSource = Type.Object({
+  type: choice(['file'] as const),
+  volume: Type.Optional(Type.String({ description: 'The first volume of the service where absent' })),
+  path: Type.String({ description: 'Relative to the volume' }),
+  create: Type.Optional(choice<Create>(CREATES, { default: 'never' })),
+  mode: Type.Optional(Type.String({ pattern: '^0[0-7]{3}$', description: 'Permission bits of a created file, less the umask; 0644 where absent' })),
+  grow: Type.Optional(Type.Boolean({ default: false, description: 'Extend and allocate a file that is too small; a created one always is' }))
+}, { ...CLOSED, $id: 'NewSource' })
+
+export const NewPart = Type.Object({
+  id: Type.Optional(id({ description: 'Unique in its set; made by the service where absent' })),
+  source: ref(NewSource),
+  offset: Type.Optional(count({ default: 0 })),
+  length: Type.Optional(count({ description: 'To the end of the source where absent' }, 1))
+}, { ...CLOSED, $id: 'NewPart', example: { id: 'first', source: { type: 'file', volume: 'default', path: 'accounts.dat', create: 'if_needed' }, offset: 0, length: 65536 } })
+
+export const Ranges = Type.Object({
+  ranges: Type.Array(ref(ByteRange), { minItems: 1 })
+}, { ...CLOSED, $id: 'Ranges', description: 'Each lies inside one part map', example: { ranges: [{ addr: '0x400000000000', length: 4096 }] } })
+
+/** Headers of a change. */
+export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' })) })
+
+export const durabilityParameter = () => Type.Optional(durability({ description: 'What is to be reached before the reply', default: 'persisted' }))
+
+/** Every component of the document. */
+export const COMPONENTS: readonly TSchema[] = [
+  AddressRange, ByteRange, Capabilities, EngineVersion, ErrorCode, ErrorCodeList, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, Part,
+  PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
+]
+
+export type ByteRange = Static<typeof ByteRange>
+export type AddressRange = Static<typeof AddressRange>
+export type Source = Static<typeof Source>
+export type PmemSet = Static<typeof PmemSet>
+export type Part = Static<typeof Part>
+export type PartMap = Static<typeof PartMap>
+export type Written = Static<typeof Written>
+export type Removal = Static<typeof Removal>
+export type Volume = Static<typeof Volume>
+export type Probe = Static<typeof Probe>
+export type Capabilities = Static<typeof Capabilities>
+export type ErrorCode = Static<typeof ErrorCode>
+export type Health = Static<typeof Health>
+export type NewSet = Static<typeof NewSet>
+export type SetPatch = Static<typeof SetPatch>
+export type NewPart = Static<typeof NewPart>
+export interface Page<T> {
+  items: T[]
+  nextCursor?: string
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Part maps of a set: look-up by address, lists, removal. Look-ups ask the engine and wait for nobody.
+import type { Removed, Span } from '../engine/engine.js'
+import { hex, ServiceError } from '../errors.js'
+import type { Page, PartMap, Removal } from '../schemas.js'
+import { pageOf, type PageRequest } from './list.js'
+import type { Expected, LiveSet } from './set.js'
+
+/** Rows of a report. */
+const REPORTED_MAX = 1000
+const SPACE_END = 1n << 64n
+
+function notFound (detail: string): ServiceError {
+  return new ServiceError('PMEMSET_E_CANNOT_FIND_PART_MAP', detail)
+}
+
+function describe (set: LiveSet, span: Span): PartMap {
+  return {
+    addr: hex(span.mapAddr),
+    size: span.mapSize,
+    // A set has one granularity from its first part on.
+    granularity: set.granularity(),
+    partCount: span.mapParts,
+    leaseCount: 0,
+    revision: set.revision
+  }
+}
+
+/** The one map that contains the address, with the part that holds it. */
+export function at (set: LiveSet, addr: string): PartMap {
+  const span = set.context.engine.lookup(set.handle, BigInt(addr))
+  const part = span === undefined ? undefined : set.partOf(span.cookie)
+  if (span === undefined || part === undefined) throw notFound('No part map holds the address.')
+  return { ...describe(set, span), part: { id: part.id, addr: hex(span.addr), length: span.length, offset: span.offset } }
+}
+
+/** The map that starts at the address. */
+export function get (set: LiveSet, addr: string): PartMap {
+  const start = BigInt(addr)
+  const span = set.context.engine.lookup(set.handle, start)
+  if (span?.mapAddr !== start) throw notFound('No part map starts at the address.')
+  return describe(set, span)
+}
+
+export interface RangeRequest {
+  addr?: string | undefined
+  length?: number | undefined
+}
+
+/** Addresses [from, to). */
+export interface Window {
+  from: bigint
+  to: bigint
+}
+
+/** The addresses that a list is of: all, or a range that has both its members. */
+export function toWindow ({ addr, length }: RangeRequest): Window {
+  if (addr === undefined && length === undefined) return { from: 0n, to: SPACE_END }
+  if (addr === undefined || length === undefined) {
+    throw new ServiceError('PARAMETER_INVALID', 'A range has both, addr and length.', { errors: [{ in: 'query', name: addr === undefined ? 'addr' : 'length', reason: 'is missing' }] })
+  }
+  const from = BigInt(addr)
+  const to = from + BigInt(length)
+  if (to > SPACE_END) throw new ServiceError('PMEMSET_E_LENGTH_OUT_OF_RANGE', 'The range wraps around.')
+  return { from, to }
+}
+
+/**
+ * Up to `count` rows of the engine's list whose key lies behind `after`. The engine lists what touches a range, so the first row may be the one that
+ * `after` itself names.
+ */
+export function firstBehind (after: string | undefined, count: number, { from, to }: Window, rows: (from: bigint, to: bigint, max: number) => Span[], keyOf: (row: Span) => bigint): Span[] {
+  const key = after === undefined ? undefined : BigInt(after)
+  const start = key === undefined ? from : key + 1n
+  // To the engine an end of 0 is none.
+  if (start >= to) return []
+  const found = rows(start, to === SPACE_END ? 0n : to, count + 1)
+  return found.filter((row) => key === undefined || keyOf(row) > key).slice(0, count)
+}
+
+export function list (set: LiveSet, range: RangeRequest, page: PageRequest): Page<PartMap> {
+  const { engine, limits } = set.context
+  const window = toWindow(range)
+  return pageOf({ list: 'maps', uid: set.record.uid, ...range }, page, limits.list,
+    (after, count) => firstBehind(after, count, window, (from, to, max) => engine.maps(set.handle, from, to, max), (row) => row.mapAddr),
+    (row) => hex(row.mapAddr),
+    (row) => describe(set, row))
+}
+
+/* ---- removal ---- */
+
+/** Within a change: what the engine took out is forgotten and recorded. */
+async function forget (set: LiveSet, removed: Removed['removed']): Promise<Array<{ id: string, addr: string, length: number }>> {
+  const rows = removed.map(({ addr, length, cookie }) => ({ part: set.partOf(cookie), addr: hex(addr), length, cookie }))
+  await set.commit(rows.map(({ cookie }) => ({ kind: 'delete-part', set: set.record.uid, cookie })))
+  return rows.map(({ part, addr, length }) => {
+    if (part !== undefined) set.dropPart(part)
+    return { id: part?.id ?? '', addr, length }
+  })
+}
+
+function report (dryRun: boolean, removed: Removal['removed'], { trimmed, split }: Removed): Removal {
+  const range = ({ addr, size }: { addr: bigint, size: number }): { addr: string, size: number } => ({ addr: hex(addr), size })
+  return {
+    dryRun,
+    removed: removed.slice(0, REPORTED_MAX),
+    removedCount: removed.length,
+    trimmed: trimmed.map(({ before, after }) => ({ before: range(before), after: range(after) })),
+    split: split.map(({ before, after }) => ({ before: range(before), after: after.map(range) })),
+    ...(removed.length > REPORTED_MAX ? { truncated: true } : {})
+  }
+}
+
+/** Within a change: removes every part that the range touches, whole. */
+export async function removeRange (set: LiveSet, addr: bigint, length: number, dryRun: boolean): Promise<Removal> {
+  const { engine } = set.context
+  // At most all of them: nobody else changes the set meanwhile.
+  const removed = await engine.remove(set.handle, addr, length, dryRun, engine.setInfo(set.handle).partCount)
+  const parts = dryRun
+    ? removed.removed.map((row) => ({ id: set.partOf(row.cookie)?.id ?? '', addr: hex(row.addr), length: row.length }))
+    : await forget(set, removed.removed)
+  return report(dryRun, parts, removed)
+}
+
+export function remove (set: LiveSet, range: { addr: string, length: number }, dryRun: boolean, expected: Expected): Promise<Removal> {
+  return set.change(expected, () => removeRange(set, BigInt(range.addr), range.length, dryRun))
+}
+
+/** Removes the map that starts at the address. */
+export function removeAt (set: LiveSet, addr: string, expected: Expected): Promise<void> {
+  return set.change(expected, async () => {
+    const { engine } = set.context
+    const { removed } = await engine.removeMap(set.handle, BigInt(addr), engine.setInfo(set.handle).partCount)
+    await forget(set, removed)
+  })
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// One set: its record, its handle in the engine, the names of its parts, and the one order in which it changes. Where parts lie is the engine's to say,
+// at every look-up afresh; this file adds what only the service knows (ids, revisions, labels).
+import type { Catalog, Change, PartRecord, SetRecord } from '../catalog/catalog.js'
+import type { Limits } from '../config.js'
+import type { Engine, Granularity, Handle, Persistence } from '../engine/engine.js'
+import { hex, ServiceError } from '../errors.js'
+import type { PmemSet, SetPatch } from '../schemas.js'
+import type { Volumes } from './volumes.js'
+
+/** What all sets share. */
+export interface Context {
+  engine: Engine
+  catalog: Catalog
+  volumes: Volumes
+  limits: Limits
+}
+
+/** What the engine said of a part when it was mapped, which never changes. */
+export interface Mapped {
+  addr: bigint
+  granularity: Granularity
+  persistence: Persistence
+  mapSync: boolean
+  coalesced: boolean
+}
+
+export interface LivePart {
+  readonly id: string
+  readonly cookie: number
+  /** Absent while the part is being mapped: look-ups can find it by then, lists do not tell of it yet. */
+  mapped?: Mapped & { record: PartRecord }
+}
+
+/** The versions (`uid.revision`) of a set that a change is meant for; undefined: any. */
+export type Expected = ReadonlySet<string> | undefined
+
+export function exceeded (limit: keyof Limits, max: number): ServiceError {
+  return new ServiceError('LIMIT_EXCEEDED', `The limit of ${limit} is ${max}.`, { limit, max })
+}
+
+export function setNotFound (id: string): ServiceError {
+  return new ServiceError('SET_NOT_FOUND', `There is no set ${id}.`)
+}
+
+export function checkLabels (labels: Readonly<Record<string, string>>, limits: Limits): void {
+  const entries = Object.entries(labels)
+  if (entries.length > limits.labels) throw exceeded('labels', limits.labels)
+  for (const [name, value] of entries) {
+    // Characters are code points, as a person would count them.
+    if (Array.from(name).length > limits.labelNameChars) throw exceeded('labelNameChars', limits.labelNameChars)
+    if (Array.from(value).length > limits.labelValueChars) throw exceeded('labelValueChars', limits.labelValueChars)
+  }
+}
+
+export class LiveSet {
+  readonly context: Context
+  readonly handle: Handle
+  #record: SetRecord
+  #granularity: Granularity | undefined
+  #isEnded = false
+  #lastChange: Promise<unknown> = Promise.resolve()
+  readonly #byId = new Map<string, LivePart>()
+  readonly #byCookie = new Map<number, LivePart>()
+
+  constructor (context: Context, record: SetRecord, handle: Handle) {
+    this.context = context
+    this.#record = record
+    this.handle = handle
+  }
+
+  get record (): SetRecord {
+    return this.#record
+  }
+
+  get revision (): number {
+    return this.#record.revision
+  }
+
+  /** Names this state of the set among all states of all sets. */
+  get version (): string {
+    return `${this.#record.uid}.${this.#record.revision}`
+  }
+
+  part (id: string): LivePart | undefined {
+    return this.#byId.get(id)
+  }
+
+  partOf (cookie: number): LivePart | undefined {
+    return this.#byCookie.get(cookie)
+  }
+
+  addPart (part: LivePart): void {
+    this.#byId.set(part.id, part)
+    this.#byCookie.set(part.cookie, part)
+  }
+
+  dropPart (part: LivePart): void {
+    this.#byId.delete(part.id)
+    this.#byCookie.delete(part.cookie)
+  }
+
+  describe (): PmemSet {
+    const { id, uid, revision, requiredGranularity, coalescing, labels, createdAt } = this.#record
+    const info = this.context.engine.setInfo(this.handle)
+    return {
+      id,
+      uid,
+      revision,
+      requiredGranularity,
+      ...(info.granularity === undefined ? {} : { effectiveGranularity: info.granularity }),
+      coalescing,
+      window: { addr: hex(info.windowAddr), size: info.windowSize },
+      partCount: info.partCount,
+      mapCount: info.mapCount,
+      mappedBytes: info.mappedBytes,
+      state: info.degraded ? 'degraded' : 'ready',
+      labels,
+      createdAt
+    }
+  }
+
+  granularity (): Granularity {
+    // The first part settles it for ever.
+    const granularity = this.#granularity ??= this.context.engine.setInfo(this.handle).granularity
+    if (granularity === undefined) throw new ServiceError('PMEMSET_E_NO_PART_MAPPED', 'Nothing was mapped into the set yet.', {}, 'granularity')
+    return granularity
+  }
+
+  patch ({ coalescing, labels }: SetPatch, expected: Expected): Promise<PmemSet> {
+    if (labels !== undefined) checkLabels(labels, this.context.limits)
+    return this.change(expected, async () => {
+      if (coalescing !== undefined) await this.context.engine.setCoalescing(this.handle, coalescing)
+      await this.commit([], { ...(coalescing === undefined ? {} : { coalescing }), ...(labels === undefined ? {} : { labels }) })
+      return this.describe()
+    })
+  }
+
+  /** For a caller that forgets the set then. */
+  delete (expected: Expected): Promise<void> {
+    return this.change(expected, async () => {
+      await this.context.engine.deleteSet(this.handle)
+      this.#isEnded = true
+      await this.context.catalog.commit([{ kind: 'delete-set', uid: this.#record.uid }])
+    })
+  }
+
+  /** Refuses where the set is at none of the versions that are expected. */
+  check (expected: Expected): void {
+    if (expected === undefined || expected.has(this.version)) return
+    throw new ServiceError('PRECONDITION_FAILED', 'The set has changed since.', { revision: this.revision })
+  }
+
+  /** Runs changes of this set one after the other, each on the state that the one before it left. */
+  change<T> (expected: Expected, work: () => Promise<T>): Promise<T> {
+    const turn = this.#lastChange.then(async () => {
+      if (this.#isEnded) throw setNotFound(this.#record.id)
+      this.check(expected)
+      return await work()
+    })
+    this.#lastChange = turn.catch(() => {})
+    return turn
+  }
+
+  /** Within a change: records it, under a new revision. */
+  async commit (changes: readonly Change[], fields: Partial<Pick<SetRecord, 'coalescing' | 'labels' | 'partsMade'>> = {}): Promise<void> {
+    const set: SetRecord = { ...this.#record, ...fields, revision: this.#record.revision + 1 }
+    await this.context.catalog.commit([{ kind: 'put-set', set }, ...changes])
+    this.#record = set
+  }
+}
