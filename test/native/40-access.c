@@ -633,17 +633,6 @@ static void truncated_within_a_page(void **state)
 	delete_set(set);
 }
 
-static void filled(const struct place *p, const char *name)
-{
-	static const char bytes[65536];
-	int fd = open(path_in(p, name), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	while (write(fd, bytes, sizeof(bytes)) > 0 || write(fd, bytes, PAGE) > 0)
-		;
-	assert_int_equal(errno, ENOSPC);
-	assert_int_equal(close(fd), 0);
-}
-
 static void a_hole_on_a_full_tmpfs(void **state)
 {
 	struct place *p = here(state);
@@ -663,7 +652,7 @@ static void a_hole_on_a_full_tmpfs(void **state)
 	uint64_t b = add(set, &small, "b", 0, 2);
 	uint64_t a = add(set, &small, "a", 0, 8 * MIB / PAGE);
 	must(ffi_write(set, a, buf, PAGE, FFI_DURABILITY_PERSISTED, &w, &err));
-	filled(&small, "filler");
+	fill_up(&small, "filler");
 
 	uint64_t hole = a + MIB;
 	io_failed(peek(set, hole, 8), PMEMSET_REASON_NO_SPACE, hole, MIB, 0);
@@ -686,7 +675,7 @@ static void a_hole_on_a_full_tmpfs(void **state)
 	assert_int_equal(w.bytes, 2 * MIB);
 
 	/* Room for a part of it: the count says how much was written. */
-	filled(&small, "filler");
+	fill_up(&small, "filler");
 	memset(&err, 0, sizeof(err));
 	rc = ffi_write(set, hole + MIB, buf, 2 * MIB, FFI_DURABILITY_PERSISTED, &w, &err);
 	must_be(rc, stores_are_mapped() ? PMEMSET_E_IO_FAIL : -ENOSPC, "a write", __FILE__, __LINE__);
@@ -788,6 +777,90 @@ static void bad_memory(void **state)
 	delete_set(set);
 }
 
+/* ---- a flush that fails ---- */
+
+static void persist_failed(int rc, int code, uint32_t reason)
+{
+	must_be(rc, code, "a flush", __FILE__, __LINE__);
+	assert_int_equal(err.code, code);
+	assert_int_equal(err.reason, reason);
+	assert_true(err.sys_errno == ENOSPC || err.sys_errno == EIO);
+}
+
+/* What each later call is told of a file whose flush failed. */
+static void is_degraded(uint64_t set, uint64_t addr, const struct disk *d)
+{
+	struct ffi_span span;
+	struct ffi_part part;
+	char *before = world(set, &d->place);
+	assert_int_equal(info_of(set).degraded, 1);
+	must(ffi_lookup(set, addr, &span));
+	assert_int_equal(span.flags, FFI_SPAN_DEGRADED);
+	for (uint32_t durability = FFI_DURABILITY_FLUSHED; durability <= FFI_DURABILITY_DEEP; durability++) {
+		persist_failed(persist(set, addr + PAGE, 1, durability), -EIO, PMEMSET_REASON_DEGRADED);
+		persist_failed(poke(set, addr, 1, durability), -EIO, PMEMSET_REASON_DEGRADED);
+		assert_int_equal(err.value, 0);
+	}
+	persist_failed(remove_range(set, addr, 1), -EIO, PMEMSET_REASON_DEGRADED);
+	persist_failed(ffi_set_delete(set, &err), -EIO, PMEMSET_REASON_DEGRADED);
+	same_world(before, set, &d->place);
+	uint64_t other = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	must(map(other, &d->place, "x", (struct ffi_part_spec){.length = PAGE}, &part));
+	assert_int_equal(part.degraded, 1);
+	assert_int_equal(info_of(other).degraded, 1);
+	persist_failed(persist(other, part.addr, 1, FFI_DURABILITY_PERSISTED), -EIO, PMEMSET_REASON_DEGRADED);
+	persist_failed(ffi_set_delete(other, &err), -EIO, PMEMSET_REASON_DEGRADED);
+	forget_failure(&d->place, "x");
+	delete_set(other);
+	assert_int_equal(info_of(set).degraded, 0);
+}
+
+static void a_flush_fails(const struct place *p, bool with_the_write, uint32_t durability)
+{
+	struct disk d;
+	unsigned char byte;
+	open_disk(&d, p, 4 * PAGE);
+	make_two(p);
+	uint64_t set = new_set(FFI_COALESCING_FULL, 2 * MIB);
+	uint64_t well = add(set, p, "a", 0, 2); /* another file, in the same map */
+	uint64_t addr = add(set, &d.place, "x", 0, 4);
+	must(poke(set, addr, 3, FFI_DURABILITY_DEEP));
+	break_disk(&d);
+	must(poke(set, addr, 3, FFI_DURABILITY_NONE));
+	int code = durability == FFI_DURABILITY_DEEP ? PMEMSET_E_DEEP_FLUSH_FAIL : -EIO;
+	persist_failed(with_the_write ? poke(set, addr, 200, durability) : persist(set, addr, 3, durability), code,
+			PMEMSET_REASON_PERSIST_FAILED);
+	assert_int_equal(err.value, with_the_write ? 200 : 0); /* written, and of unknown durability */
+
+	/* Reading and other files go on, and so do stores that promise nothing. */
+	must(ffi_read(set, addr, &byte, 1, 0, &err));
+	assert_int_equal(byte, 1);
+	must(poke(set, addr + PAGE, 1, FFI_DURABILITY_NONE));
+	must(poke(set, well, 64, durability));
+	must(persist(set, well, PAGE, durability));
+	persist_failed(persist(set, addr - 1, 2, durability), -EIO, PMEMSET_REASON_DEGRADED);
+	uint64_t alone = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	(void)add(alone, p, "a", 0, 1);
+	assert_int_equal(info_of(alone).degraded, 0);
+	delete_set(alone);
+
+	mend_disk(&d);
+	is_degraded(set, addr, &d); /* mended or not, until somebody has dealt with it */
+	must(poke(set, addr, 3, durability));
+	delete_set(set);
+	close_disk(&d);
+}
+
+static void flushes_that_fail(void **state)
+{
+	struct place *p = here(state);
+	uint32_t first = stores_are_mapped() ? FFI_DURABILITY_DEEP : FFI_DURABILITY_FLUSHED; /* where the file is flushed at all */
+	for (uint32_t durability = first; durability <= FFI_DURABILITY_DEEP; durability++) {
+		a_flush_fails(p, false, durability);
+		a_flush_fails(p, true, durability);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -806,6 +879,7 @@ int main(int argc, char **argv)
 			ON_EACH(a_hole_on_a_full_tmpfs),
 			ON_EACH(without_waiting),
 			ON_EACH(bad_memory),
+			ON_EACH(flushes_that_fail),
 	};
 	if (argc > 1)
 		granularity = strcmp(argv[1], "byte") == 0 ? FFI_GRANULARITY_BYTE : FFI_GRANULARITY_CACHE_LINE;

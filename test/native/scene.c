@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "scene.h"
 
+#include "file.h"
 #include "window.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 struct place places[2] = {{.name = "tmpfs"}, {.name = "disk"}};
@@ -206,6 +212,128 @@ uint64_t file_size(const struct place *p, const char *name)
 	struct stat st;
 	assert_int_equal(stat(path_in(p, name), &st), 0);
 	return (uint64_t)st.st_size;
+}
+
+void fill_up(const struct place *p, const char *name)
+{
+	static const char bytes[65536];
+	int fd = open(path_in(p, name), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	while (write(fd, bytes, sizeof(bytes)) > 0 || write(fd, bytes, PAGE) > 0)
+		;
+	assert_int_equal(errno, ENOSPC);
+	assert_int_equal(close(fd), 0);
+}
+
+/* ---- a disk that fails ---- */
+
+static void no_disk(const char *why)
+{
+	print_message("no disk can be made here: %s: %s\n", why, strerror(errno));
+	skip();
+}
+
+static bool runs(char *const *argv)
+{
+	pid_t child;
+	int status = -1;
+	errno = posix_spawnp(&child, argv[0], NULL, NULL, argv, environ);
+	return errno == 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+/* A loop device for the file, which it lets go of when nobody uses it any more; -1: errno. */
+static int loop_on(const char *image, char device[32])
+{
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	int file = open(image, O_RDWR | O_CLOEXEC);
+	struct loop_config config = {.fd = (uint32_t)file, .info = {.lo_flags = LO_FLAGS_AUTOCLEAR}};
+	int loop = -1;
+	/* Another may take the free one before us. */
+	for (int tries = 0; control >= 0 && file >= 0 && loop < 0 && tries < 16; tries++) {
+		int number = ioctl(control, LOOP_CTL_GET_FREE);
+		(void)snprintf(device, 32, "/dev/loop%d", number);
+		loop = number >= 0 ? open(device, O_RDWR | O_CLOEXEC) : -1;
+		if (loop >= 0 && ioctl(loop, LOOP_CONFIGURE, &config) != 0) {
+			(void)close(loop);
+			loop = -1;
+		}
+	}
+	int why = errno;
+	if (control >= 0)
+		(void)close(control);
+	if (file >= 0)
+		(void)close(file);
+	errno = why;
+	return loop;
+}
+
+static void mount_point(const struct place *p, const char *name, struct place *at_it)
+{
+	*at_it = (struct place){.name = name};
+	(void)snprintf(at_it->dir, sizeof(at_it->dir), "%s", path_in(p, name));
+	assert_int_equal(mkdir(at_it->dir, 0700), 0);
+}
+
+void open_disk(struct disk *d, const struct place *p, uint64_t size)
+{
+	char device[32];
+	mounting();
+	mount_point(p, "beneath", &d->beneath);
+	mount_point(p, "on", &d->place);
+	assert_int_equal(mount("none", d->beneath.dir, "tmpfs", 0, "size=40m"), 0);
+	make_file(&d->beneath, "image", 128 * MIB, 0);
+	char image[sizeof(d->beneath.dir) + 8];
+	(void)snprintf(image, sizeof(image), "%s/image", d->beneath.dir);
+	char *const mkfs[] = {"mkfs.ext4", "-q", "-b", "4096", "-J", "size=8", image, NULL};
+	int loop = runs(mkfs) ? loop_on(image, device) : -1;
+	int rc = loop >= 0 ? mount(device, d->place.dir, "ext4", MS_NOATIME, NULL) : -1;
+	int why = errno;
+	if (loop >= 0)
+		(void)close(loop);
+	if (rc != 0) {
+		(void)umount(d->beneath.dir);
+		errno = why;
+		no_disk(loop >= 0 ? "ext4" : "mkfs.ext4 or a loop device");
+	}
+	must(ffi_volume_open(d->place.dir, &d->place.volume, &err));
+	make_file(&d->place, "x", size, 1);
+}
+
+void break_disk(struct disk *d)
+{
+	int image = open(path_in(&d->beneath, "image"), O_RDWR | O_CLOEXEC);
+	int file = open(path_in(&d->place, "x"), O_RDONLY | O_CLOEXEC);
+	assert_true(image >= 0 && file >= 0);
+	for (uint64_t i = 0; i < file_size(&d->place, "x") / 4096; i++) {
+		int block = (int)i;
+		assert_int_equal(ioctl(file, FIBMAP, &block), 0);
+		assert_true(block > 0);
+		assert_int_equal(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block * (off_t)4096, 4096), 0);
+	}
+	assert_int_equal(close(image), 0);
+	assert_int_equal(close(file), 0);
+	fill_up(&d->beneath, "filler");
+}
+
+void mend_disk(struct disk *d)
+{
+	assert_int_equal(unlink(path_in(&d->beneath, "filler")), 0);
+}
+
+void close_disk(struct disk *d)
+{
+	must(ffi_volume_close(d->place.volume));
+	assert_int_equal(umount(d->place.dir), 0);
+	assert_int_equal(umount(d->beneath.dir), 0);
+	assert_int_equal(rmdir(d->place.dir) | rmdir(d->beneath.dir), 0);
+}
+
+void forget_failure(const struct place *p, const char *name)
+{
+	struct file *file;
+	must(file_open(open(path_in(p, name), O_RDWR | O_CLOEXEC), &file, &err));
+	assert_int_not_equal(atomic_exchange(&file->failed, 0), 0);
+	file_release(file);
 }
 
 /* ---- the engine's face ---- */

@@ -68,6 +68,24 @@ unsigned char byte_of(unsigned seed, uint64_t offset);
 void read_file(const struct place *p, const char *name, uint64_t offset, void *buf, size_t size);
 uint64_t file_size(const struct place *p, const char *name);
 
+/* Fills the place's file system to the last page with a file of that name. */
+void fill_up(const struct place *p, const char *name);
+
+/* ---- a disk that fails: ext4 on an image whose blocks can be taken away; needs root and loop devices, else the test is skipped ---- */
+
+struct disk {
+	struct place place;   /* on it */
+	struct place beneath; /* where the image is, on a tmpfs of its own */
+};
+/* In directories of p; the disk has a file "x" of `size` bytes, which nothing of is in memory only. */
+void open_disk(struct disk *d, const struct place *p, uint64_t size);
+/* From now on a flush of what was written to "x" fails. */
+void break_disk(struct disk *d);
+void mend_disk(struct disk *d);
+void close_disk(struct disk *d);
+/* As if whoever runs the engine had dealt with the failed flush of the file: it may be flushed again. */
+void forget_failure(const struct place *p, const char *name);
+
 /* ---- the engine's face, with less to write ---- */
 
 extern struct pmemset_error err; /* of the last call below, or whoever was given it */
