@@ -220,6 +220,7 @@ void access_unpin(struct part_map *map)
 
 struct segment {
 	uint64_t addr, length;
+	struct part *part;
 	struct file *file;
 	uint64_t offset; /* in the file */
 };
@@ -232,6 +233,7 @@ static struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
 	uint64_t stop = start + atomic_load(&part->length);
 	return (struct segment){.addr = addr,
 			.length = (end < stop ? end : stop) - addr,
+			.part = part,
 			.file = atomic_load(&part->file),
 			.offset = addr - start + atomic_load(&part->offset)};
 }
@@ -454,6 +456,15 @@ int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum
 
 /* ---- write ---- */
 
+/* A store through the part that no flush follows: there will be one before the part goes. */
+static void soil(struct part *part)
+{
+	uint64_t store = file_soil(atomic_load(&part->file));
+	uint64_t last = atomic_load(&part->soiled);
+	while (last < store && !atomic_compare_exchange_weak(&part->soiled, &last, store))
+		;
+}
+
 static int write_pages(struct set *set, const struct segment *s, const char *buf, uint64_t *done, struct pmemset_error *e)
 {
 	int rc = check_size(set, s, e); /* behind the end of a truncated file, pwrite would extend it */
@@ -509,7 +520,7 @@ static int write_range(struct set *set, uint64_t addr, const char *buf, uint64_t
 		const char *part = buf + (from - addr);
 		rc = f ? write_lines(set, &s, part, f, &w->bytes, e) : write_pages(set, &s, part, &w->bytes, e);
 		if (durability == DURABILITY_NONE)
-			file_soil(s.file);
+			soil(s.part);
 		from += s.length;
 	}
 	if (f != NULL)
@@ -538,7 +549,7 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 		e->value = written->bytes;
 		/* Whatever of it was written, no flush vouches for it. */
 		for (size_t i = 0; i < all.count; i++)
-			file_soil(all.segments[i].file);
+			soil(all.segments[i].part);
 	}
 	free(all.segments);
 	access_unpin(map);

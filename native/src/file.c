@@ -273,17 +273,17 @@ unsigned file_failures(void)
 	return atomic_load(&failures);
 }
 
-void file_soil(struct file *file)
+uint64_t file_soil(struct file *file)
 {
-	atomic_fetch_add(&file->dirt, 1);
+	return atomic_fetch_add(&file->dirt, 1) + 1;
 }
 
-bool file_is_dirty(struct file *file)
+bool file_has_flushed(struct file *file, uint64_t store)
 {
 	pthread_mutex_lock(&file->lock);
-	bool dirty = atomic_load(&file->dirt) != file->clean;
+	bool flushed = store <= file->clean;
 	pthread_mutex_unlock(&file->lock);
-	return dirty;
+	return flushed;
 }
 
 /* ---- size ---- */

@@ -70,9 +70,10 @@ int file_flush(struct file *file, const struct flush_range *ranges, size_t count
 /* Files in use whose flush failed: 0 in a healthy process. */
 unsigned file_failures(void);
 
-/* A store was made that no flush follows. */
-void file_soil(struct file *file);
-bool file_is_dirty(struct file *file);
+/* A store was made that no flush follows; the number that it gets. */
+uint64_t file_soil(struct file *file);
+/* Whether the stores up to that number are durable. */
+bool file_has_flushed(struct file *file, uint64_t store);
 
 /* ---- size: under size_lock ---- */
 

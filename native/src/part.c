@@ -246,6 +246,7 @@ static int enter(struct mapping *m, struct pmemset_error *e)
 	atomic_store(&m->part->offset, m->spec->offset);
 	atomic_store(&m->part->cookie, m->spec->cookie);
 	atomic_store(&m->part->file, m->source->file);
+	atomic_store(&m->part->soiled, 0);
 	uint64_t start = m->addr;
 	if (m->append_to != NULL) {
 		start = atomic_load(&m->map->addr);

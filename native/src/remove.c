@@ -69,9 +69,11 @@ static void report(struct set *set, const struct cut *cut, struct removal *remov
 
 /* ---- durable first ---- */
 
-static bool is_in_question(struct file *file)
+/* By its own stores: the file may be dirty all the time, by other parts that are written to. */
+static bool is_in_question(struct part *part)
 {
-	return atomic_load(&file->failed) != 0 || file_is_dirty(file);
+	struct file *file = atomic_load(&part->file);
+	return atomic_load(&file->failed) != 0 || !file_has_flushed(file, atomic_load(&part->soiled));
 }
 
 /* Calls visit for each part that goes, until one does not return 0. */
@@ -89,14 +91,13 @@ static int each_part(struct set *set, uint64_t lo, uint64_t hi, int (*visit)(str
 
 static int flush_part(struct part *part, struct pmemset_error *e)
 {
-	struct file *file = atomic_load(&part->file);
-	return is_in_question(file) ? file_flush(file, NULL, 0, e) : 0;
+	return is_in_question(part) ? file_flush(atomic_load(&part->file), NULL, 0, e) : 0;
 }
 
 static int is_clean(struct part *part, struct pmemset_error *e)
 {
 	(void)e;
-	return is_in_question(atomic_load(&part->file)) ? -EAGAIN : 0;
+	return is_in_question(part) ? -EAGAIN : 0;
 }
 
 /* ---- freezing: for the moment of the change, nobody begins to use these maps ---- */
