@@ -168,10 +168,17 @@ static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error
 
 /* ---- pins ---- */
 
+static int check_mapped(struct set *set, struct pmemset_error *e)
+{
+	bool ever = atomic_load(&set->granularity) != PMEMSET_GRANULARITY_UNSET;
+	return ever ? 0 : error_set(e, PMEMSET_E_NO_PART_MAPPED, "nothing was mapped yet");
+}
+
 static int not_found(struct set *set, uint64_t addr, struct pmemset_error *e)
 {
-	if (atomic_load(&set->granularity) == PMEMSET_GRANULARITY_UNSET)
-		return error_set(e, PMEMSET_E_NO_PART_MAPPED, "nothing was mapped yet");
+	int rc = check_mapped(set, e);
+	if (rc != 0)
+		return rc;
 	return error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "no part map holds %#" PRIx64, addr);
 }
 
@@ -420,7 +427,11 @@ int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum
 		struct pmemset_error *e)
 {
 	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
-	struct part_map **pins = calloc(count ? count : 1, sizeof(struct part_map *));
+	if (count == 0) { /* of no medium */
+		written->persistence = PERSISTENCE_UNKNOWN;
+		return check_mapped(set, e);
+	}
+	struct part_map **pins = calloc(count, sizeof(struct part_map *));
 	struct ranges all = {0};
 	uint64_t held = 0;
 	int rc = 0;
@@ -558,8 +569,9 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 
 int access_drain(struct set *set, struct written *written, struct pmemset_error *e)
 {
-	if (atomic_load(&set->granularity) == PMEMSET_GRANULARITY_UNSET)
-		return error_set(e, PMEMSET_E_NO_PART_MAPPED, "nothing was mapped yet");
+	int rc = check_mapped(set, e);
+	if (rc != 0)
+		return rc;
 	const struct functions *f = stores_of(set);
 	if (f != NULL)
 		f->drain();

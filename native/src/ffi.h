@@ -244,14 +244,15 @@ struct ffi_written {
 int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err);
 /*
  * Copy length bytes of buf to addr and make them as durable as asked. On failure value = bytes that were written (of unknown
- * durability). IO_FAIL with a fault's reason; -ENOSPC, -EIO, -EROFS of a write; -EIO with PERSIST_FAILED or DEGRADED. Blocks: on the
- * disk.
+ * durability). IO_FAIL with a fault's reason; -ENOSPC, -EIO, -EROFS of a write; -EIO with PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL
+ * with PERSIST_FAILED for DEEP). Blocks: on the disk.
  */
 int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err);
 /*
  * Make ranges durable: rows of 2 {addr, length}, durability FLUSHED, PERSISTED or DEEP. All ranges are checked before the first is
- * flushed; value = index of the range that was refused. Blocks: on the disk.
+ * flushed; value = index of the range that was refused. IO_FAIL with TRUNCATED where the file ends before a range does; -EIO with
+ * PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL with PERSIST_FAILED for DEEP). Blocks: on the disk.
  */
 int ffi_persist(uint64_t set, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err);
