@@ -186,6 +186,7 @@ int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map 
 {
 	for (;;) {
 		struct range r;
+		uint64_t commits = index_commits(&set->index);
 		if (!index_next(&set->index, INDEX_MAPS, addr, &r) || r.lo > addr || r.object == NULL)
 			return not_found(set, addr, e);
 		struct part_map *map = r.object;
@@ -196,19 +197,21 @@ int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map 
 		}
 		if (!atomic_compare_exchange_weak(&map->state, &state, state + 1))
 			continue;
-		/* The object may be another map's by now; from here on it stays what it is. */
-		uint64_t start = atomic_load(&map->addr);
-		uint64_t size = atomic_load(&map->size);
-		if (addr - start >= size) {
+		/*
+		 * From here on the object stays what it is; but before, it may have become another map's, or have lost a part. Where the
+		 * structure did not change since the look-up, the range that this gave is the map's. (Its members are no witness: while
+		 * it grows they say so before the index knows the part.)
+		 */
+		if (index_commits(&set->index) != commits) {
 			access_unpin(map);
 			continue;
 		}
-		if (length > size - (addr - start)) {
+		if (length > r.hi - addr) {
 			access_unpin(map);
 			error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "%" PRIu64 " bytes at %#" PRIx64 " leave the map at %#" PRIx64, length,
-					addr, start);
-			e->addr = start;
-			e->size = size;
+					addr, r.lo);
+			e->addr = r.lo;
+			e->size = r.hi - r.lo;
 			return e->code;
 		}
 		*pinned = map;
