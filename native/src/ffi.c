@@ -493,23 +493,40 @@ int ffi_lookup(uint64_t set, uint64_t addr, struct ffi_span *span)
 	return found ? 0 : PMEMSET_E_CANNOT_FIND_PART_MAP;
 }
 
+/* *r: the next range of the tree; *whole: it has map and part (else it was lost), and the row is filled. */
+static bool next_row(const struct index *ix, enum index_tree tree, uint64_t from, struct ffi_span *row, struct range *r, bool *whole)
+{
+	struct range map;
+	struct range part;
+	uint64_t commits;
+	do {
+		commits = index_commits(ix);
+		if (!index_next_with(ix, tree, from, &map, &part))
+			return false;
+		*whole = map.object != NULL && part.object != NULL;
+		if (*whole)
+			fill_span(row, &map, &part);
+	} while (index_overtaken(ix, commits));
+	*r = tree == INDEX_MAPS ? map : part;
+	return true;
+}
+
 static int64_t list(uint64_t set, enum index_tree tree, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
 {
 	struct set *s = handle_get(set, HANDLE_SET);
 	if (s == NULL)
 		return -EBADF;
 	uint64_t n = 0;
-	struct range r;
-	while (n < max && index_next(&s->index, tree, from, &r) && (to == 0 || r.lo < to)) {
-		/* What is there now at that address; it may have changed since, and then is asked for again. */
-		uint64_t in = r.lo > from ? r.lo : from;
-		if (look_up(&s->index, tree == INDEX_MAPS ? r.lo : in, &rows[n]) &&
-				(tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length) > from) {
-			from = tree == INDEX_MAPS ? rows[n].map_addr + rows[n].map_size : rows[n].addr + rows[n].length;
-			n++;
-		} else if (r.object == NULL) {
-			from = r.hi; /* a range that was lost */
-		}
+	while (n < max) {
+		struct ffi_span row;
+		struct range r;
+		bool whole;
+		if (!next_row(&s->index, tree, from, &row, &r, &whole) || (to != 0 && r.lo >= to))
+			break;
+		/* Each row is of its own moment. What begins before the last one's end came to be in between, and would overlap it. */
+		if (whole && (n == 0 || r.lo >= from))
+			rows[n++] = row;
+		from = r.hi;
 	}
 	handle_put(set);
 	return (int64_t)n;

@@ -192,6 +192,29 @@ bool index_find(const struct index *ix, uint64_t addr, struct range *map, struct
 	}
 }
 
+bool index_next_with(const struct index *ix, enum index_tree tree, uint64_t addr, struct range *map, struct range *part)
+{
+	struct range *found = tree == INDEX_MAPS ? map : part;
+	struct range *with = tree == INDEX_MAPS ? part : map;
+	for (;;) {
+		uint64_t commits = index_commits(ix);
+		struct snapshot *now = atomic_load_explicit(&ix->current, memory_order_acquire);
+		const struct node *root = atomic_load_explicit(&now->root[tree], memory_order_acquire);
+		const struct node *other = atomic_load_explicit(&now->root[1 - tree], memory_order_acquire);
+		if (index_overtaken(ix, commits))
+			continue;
+		enum outcome outcome = descend(ix, commits, root, addr, found);
+		if (outcome == NONE)
+			return false;
+		enum outcome beside = outcome == FOUND ? descend(ix, commits, other, found->lo, with) : OVERTAKEN;
+		if (beside == OVERTAKEN)
+			continue;
+		if (beside == NONE || with->lo > found->lo)
+			with->object = NULL;
+		return true;
+	}
+}
+
 /* ---- the writer ---- */
 
 /* Only the writer moves the count. */

@@ -69,6 +69,11 @@ bool index_next(const struct index *ix, enum index_tree tree, uint64_t addr, str
 /* The map and the part that hold addr, from one snapshot. False where none does. */
 bool index_find(const struct index *ix, uint64_t addr, struct range *map, struct range *part);
 /*
+ * As index_next, with what belongs to the range in the same snapshot: a map's first part, a part's map. Its object is NULL where there
+ * is none.
+ */
+bool index_next_with(const struct index *ix, enum index_tree tree, uint64_t addr, struct range *map, struct range *part);
+/*
  * The objects that a look-up returns may be used again once INDEX_GRACE commits have passed. A reader that loads their (atomic) members
  * takes the count of commits before its look-up and asks afterwards: if it was overtaken, what it loaded means nothing, and it begins again.
  */
