@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Many maps, one after the other and all at once; and the end of the kernel's mappings, which the engine must not reach. */
+#include "scene.h"
+
+#include "window.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define MANY 28000
+#define SAMPLE 1000
+
+#ifdef __SANITIZE_ADDRESS__
+#define SLACK (512 * MIB) /* it keeps what was freed for a while; what leaks it tells at the end */
+#else
+#define SLACK (4 * MIB)
+#endif
+
+static struct ffi_part one_page(uint64_t set, const struct place *p, uint64_t page)
+{
+	return must_map(set, p, "a", (struct ffi_part_spec){.offset = page * PAGE, .length = PAGE});
+}
+
+static uint64_t resident_bytes(void)
+{
+	unsigned long long pages = 0;
+	FILE *file = fopen("/proc/self/statm", "re");
+	assert_non_null(file);
+	assert_int_equal(fscanf(file, "%*u %llu", &pages), 1);
+	(void)fclose(file);
+	return pages * PAGE;
+}
+
+/* ---- one after the other ---- */
+
+static void cycles_leave_nothing(void **state)
+{
+	enum { CYCLES = 10000 };
+	struct place *p = here(state);
+	make_file(p, "a", 8 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_OPPORTUNISTIC, 2 * MIB);
+	char *before = NULL;
+	uint64_t bytes = 0;
+	for (uint64_t i = 0; i < CYCLES; i++) {
+		struct ffi_part first = one_page(set, p, i % 8);
+		assert_int_equal(first.addr, info_of(set).window_addr);
+		struct ffi_part second = one_page(set, p, 0);
+		must(remove_range(set, i % 2 ? first.addr : second.addr, 1));
+		must(remove_range(set, i % 2 ? second.addr : first.addr, 1));
+		if (i == CYCLES / 10) {
+			before = world(set, p);
+			bytes = resident_bytes();
+		}
+	}
+	same_world(before, set, p);
+	assert_true(resident_bytes() < bytes + SLACK);
+	delete_set(set);
+}
+
+/* ---- all at once ---- */
+
+struct pace {
+	double started, first, last;
+	uint64_t bytes;
+};
+
+static void pace(struct pace *pace, uint64_t i)
+{
+	double now = seconds();
+	if (i == 0)
+		*pace = (struct pace){.bytes = resident_bytes()};
+	if (i == 0 || i == MANY - SAMPLE)
+		pace->started = now;
+	if (i == SAMPLE)
+		pace->first = now - pace->started;
+	if (i == MANY)
+		pace->last = now - pace->started;
+}
+
+static void kept_its_pace(const struct pace *pace, const char *what)
+{
+	uint64_t each = (resident_bytes() - pace->bytes) / MANY;
+	print_message("%s: the first %d in %.1f ms, the last in %.1f ms, %" PRIu64 " bytes each\n", what, SAMPLE, pace->first * 1e3,
+			pace->last * 1e3, each);
+	assert_true(pace->last < 3 * pace->first + 0.02);
+	assert_true(each < 4096);
+}
+
+static void finds_all(uint64_t set, uint64_t base, uint64_t count, uint64_t apart)
+{
+	for (uint64_t i = 0; i < count; i += 1 + i % 7) {
+		struct ffi_span span;
+		must(ffi_lookup(set, base + i * apart * PAGE + PAGE - 1, &span));
+		assert_int_equal(span.addr, base + i * apart * PAGE);
+		if (apart > 1)
+			fails(ffi_lookup(set, base + (i * apart + 1) * PAGE, &span), PMEMSET_E_CANNOT_FIND_PART_MAP);
+	}
+}
+
+static void side_by_side(void **state)
+{
+	struct place *p = here(state);
+	struct pace of_map, of_removal;
+	make_file(p, "a", 8 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 256 * MIB);
+	uint64_t base = info_of(set).window_addr;
+	for (uint64_t i = 0; i <= MANY; i++) {
+		pace(&of_map, i);
+		assert_int_equal(one_page(set, p, 0).addr, base + i * PAGE);
+	}
+	kept_its_pace(&of_map, "maps side by side");
+	assert_int_equal(mappings_used(), MANY + 2);
+	finds_all(set, base, MANY, 1);
+	for (uint64_t i = 0; i <= MANY; i++) {
+		pace(&of_removal, i);
+		must(remove_range(set, base + (i * 7919 % (MANY + 1)) * PAGE, 1)); /* a prime, so all of them */
+	}
+	kept_its_pace(&of_removal, "removals here and there");
+	assert_int_equal(info_of(set).part_count, 0);
+	delete_set(set);
+}
+
+/* The whole file at once, as one map of many parts. */
+static void coalesced(void **state)
+{
+	struct place *p = here(state);
+	struct pace of_map;
+	make_file(p, "a", 8 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_FULL, 256 * MIB);
+	uint64_t base = info_of(set).window_addr;
+	for (uint64_t i = 0; i <= MANY; i++) {
+		pace(&of_map, i);
+		(void)one_page(set, p, i % 8);
+	}
+	kept_its_pace(&of_map, "one map that grows");
+	assert_int_equal(info_of(set).map_count, 1);
+	struct ffi_written w;
+	double started = seconds();
+	must(ffi_persist(set, (uint64_t[]){base, MANY * PAGE}, 1, FFI_DURABILITY_PERSISTED, &w, &err));
+	must(remove_range(set, base, MANY * PAGE));
+	print_message("flushed and removed at once in %.1f ms\n", (seconds() - started) * 1e3);
+	assert_int_equal(info_of(set).part_count, 1);
+	delete_set(set);
+}
+
+/* ---- the limit ---- */
+
+/* Parts with a gap behind each, which are mappings, too: every second of those side by side is taken out again. */
+static void with_gaps(uint64_t set, const struct place *p, uint64_t base, uint64_t count)
+{
+	for (uint64_t i = 0; i < 2 * count; i++)
+		assert_int_equal(one_page(set, p, i % 8).addr, base + i * PAGE);
+	for (uint64_t i = 0; i < count; i++)
+		must(remove_range(set, base + (2 * i + 1) * PAGE, 1));
+}
+
+static void everything_goes_on(uint64_t set, uint64_t base)
+{
+	struct ffi_written w;
+	struct ffi_span spans[100];
+	char bytes[64];
+	uint64_t pin;
+	must(ffi_read(set, base, bytes, sizeof(bytes), 0, &err));
+	must(ffi_write(set, base, bytes, sizeof(bytes), FFI_DURABILITY_PERSISTED, &w, &err));
+	must(ffi_pin(set, base, 1, &pin, &err));
+	must(ffi_unpin(pin));
+	assert_true(ffi_maps(set, base, 0, spans, 100) == 100);
+	void *elsewhere = mmap(NULL, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(elsewhere, MAP_FAILED);
+	assert_int_equal(munmap(elsewhere, MIB), 0);
+}
+
+static void the_limit_is_the_engines(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_part part;
+	make_file(p, "a", 8 * PAGE, 1);
+	make_file(p, "b", PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 512 * MIB);
+	uint64_t base = info_of(set).window_addr;
+	/* Where the kernel allows a lot, some of that is taken away, for time's sake. */
+	int64_t taken = mappings_max() > 60000 ? (int64_t)mappings_max() - 60000 : 0;
+	must(mappings_take(taken, &err));
+	uint64_t count = (mappings_max() - (uint64_t)taken - 100) / 2;
+	with_gaps(set, p, base, count);
+	assert_int_equal(mappings_used() - (uint64_t)taken, 2 * count);
+	finds_all(set, base, count, 2);
+	uint64_t more = 0;
+	int rc;
+	while ((rc = map(set, p, "a", (struct ffi_part_spec){.length = 2 * PAGE}, &part)) == 0)
+		more++;
+	must_be(rc, -ENOMEM, "the map at the limit", __FILE__, __LINE__);
+	assert_int_equal(err.reason, PMEMSET_REASON_LIMIT_MAPPINGS);
+	assert_int_equal(err.value, mappings_max());
+	assert_true(more > 50 && mappings_used() <= mappings_max() && mappings_used() + 2 >= mappings_max());
+	/* The kernel agrees, and has room for the others in the process. */
+	assert_true(arena_mappings() <= mappings_used() + 1 && arena_mappings() + (uint64_t)taken + 200 > mappings_used());
+
+	char *before = world(0, p);
+	for (int i = 0; i < 3; i++) {
+		memset(&err, 0, sizeof(err));
+		fails(map(set, p, "b", (struct ffi_part_spec){.length = 2 * PAGE, .grow = 1}, &part), -ENOMEM);
+		assert_int_equal(err.reason, PMEMSET_REASON_LIMIT_MAPPINGS);
+		fails(map(set, p, "c", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_ALWAYS}, &part), -ENOMEM);
+	}
+	same_world(before, 0, p);
+	everything_goes_on(set, base);
+	/* What goes makes room for what comes. */
+	must(remove_range(set, base, 10 * PAGE));
+	for (int i = 0; i < 5; i++)
+		(void)one_page(set, p, 3);
+	everything_goes_on(set, base);
+	double started = seconds();
+	delete_set(set);
+	print_message("%" PRIu64 " parts with gaps removed at once in %.1f ms\n", count + more, (seconds() - started) * 1e3);
+	must(mappings_take(-taken, &err));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+			ON_EACH(cycles_leave_nothing),
+			{"side_by_side", side_by_side, scene_enter, scene_leave, &places[0]},
+			{"coalesced", coalesced, scene_enter, scene_leave, &places[0]},
+			{"the_limit_is_the_engines", the_limit_is_the_engines, scene_enter, scene_leave, &places[0]},
+	};
+	return RUN("many", tests, FFI_GRANULARITY_UNSET);
+}
