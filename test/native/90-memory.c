@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Memory that runs out: each operation is tried with its first allocation failing, with its second, and so on, until it needs no more.
+ * A failure changes nothing, and the same call right after it succeeds. The engine's calls of malloc and the like lead here (--wrap).
+ */
+#include "scene.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int64_t left = -1; /* allocations until the one that fails; negative: none does */
+static bool did_fail;
+
+static bool fails_now(void)
+{
+	if (left < 0 || left-- > 0)
+		return false;
+	did_fail = true;
+	return true;
+}
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	return fails_now() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+	return fails_now() ? NULL : __real_calloc(count, size);
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+	return fails_now() ? NULL : __real_realloc(old, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+	return fails_now() ? NULL : __real_aligned_alloc(alignment, size);
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
+
+/* ---- what is tried, each in a set of its own ---- */
+
+struct stage {
+	const struct place *place;
+	uint64_t set, base, handle;
+};
+
+static void add_pages(const struct stage *s, const char *name, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		(void)must_map(s->set, s->place, name, (struct ffi_part_spec){.length = PAGE});
+}
+
+static void nothing(struct stage *s)
+{
+	(void)s;
+}
+
+/* As many as fill a chunk of each pool, and the nodes of the index. */
+static void many_parts(struct stage *s)
+{
+	add_pages(s, "a", 64);
+}
+
+static void one_long_map(struct stage *s)
+{
+	must(ffi_set_coalescing(s->set, FFI_COALESCING_FULL, &err));
+	add_pages(s, "a", 64);
+	add_pages(s, "b", 100);
+}
+
+static void two_files(struct stage *s)
+{
+	must(ffi_set_coalescing(s->set, FFI_COALESCING_FULL, &err));
+	for (int i = 0; i < 20; i++)
+		add_pages(s, i % 2 ? "a" : "b", 1);
+}
+
+static void two_dirty_files(struct stage *s)
+{
+	struct ffi_written w;
+	two_files(s);
+	must(ffi_write(s->set, s->base, "dirt", 4, FFI_DURABILITY_NONE, &w, &err));
+	must(ffi_write(s->set, s->base + PAGE, "dirt", 4, FFI_DURABILITY_NONE, &w, &err));
+}
+
+static int map_one(struct stage *s)
+{
+	struct ffi_part part;
+	return map(s->set, s->place, "b", (struct ffi_part_spec){.length = PAGE}, &part);
+}
+
+static int map_and_grow(struct stage *s)
+{
+	struct ffi_part part;
+	return map(s->set, s->place, "b", (struct ffi_part_spec){.length = 64 * PAGE, .grow = 1}, &part);
+}
+
+static int map_and_create(struct stage *s)
+{
+	struct ffi_part part;
+	return map(s->set, s->place, "new", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_IF_NEEDED, .mode = 0600}, &part);
+}
+
+static int map_and_replace(struct stage *s)
+{
+	struct ffi_part part;
+	return map(s->set, s->place, "b", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_ALWAYS}, &part);
+}
+
+static int remove_pages(const struct stage *s, uint64_t page, uint64_t pages)
+{
+	return remove_range(s->set, s->base + page * PAGE, pages * PAGE);
+}
+
+static int remove_several(struct stage *s)
+{
+	return remove_pages(s, 3, 40);
+}
+
+static int remove_from_the_middle(struct stage *s)
+{
+	return remove_pages(s, 30, 90);
+}
+
+static int remove_all(struct stage *s)
+{
+	return remove_pages(s, 0, 512);
+}
+
+static int make_set(struct stage *s)
+{
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_PAGE};
+	int rc = ffi_set_new(&spec, &s->handle, &err);
+	assert_int_equal(s->handle != 0, rc == 0);
+	return rc;
+}
+
+static void end_set(struct stage *s)
+{
+	delete_set(s->handle);
+}
+
+static int open_volume(struct stage *s)
+{
+	int rc = ffi_volume_open(s->place->dir, &s->handle, &err);
+	assert_int_equal(s->handle != 0, rc == 0);
+	return rc;
+}
+
+static void close_volume(struct stage *s)
+{
+	must(ffi_volume_close(s->handle));
+}
+
+static int hold(struct stage *s)
+{
+	int rc = ffi_pin(s->set, s->base, 1, &s->handle, &err);
+	assert_int_equal(s->handle != 0, rc == 0);
+	return rc;
+}
+
+static void let_go(struct stage *s)
+{
+	must(ffi_unpin(s->handle));
+}
+
+static int write_over_all(struct stage *s)
+{
+	static const char bytes[20 * 65536];
+	struct ffi_written w;
+	return ffi_write(s->set, s->base, bytes, 20 * PAGE, FFI_DURABILITY_PERSISTED, &w, &err);
+}
+
+static int persist_some(struct stage *s)
+{
+	uint64_t ranges[2 * 20];
+	struct ffi_written w;
+	for (uint64_t i = 0; i < 20; i++) {
+		ranges[2 * i] = s->base + i * PAGE;
+		ranges[2 * i + 1] = 10;
+	}
+	return ffi_persist(s->set, ranges, 20, FFI_DURABILITY_PERSISTED, &w, &err);
+}
+
+static int read_some(struct stage *s)
+{
+	char buf[100];
+	return ffi_read(s->set, s->base + PAGE - 50, buf, sizeof(buf), 0, &err);
+}
+
+static const struct {
+	const char *name;
+	void (*arrange)(struct stage *);
+	int (*call)(struct stage *);
+	void (*end)(struct stage *);
+	int64_t allocations_min; /* else the test would not test it */
+} operations[] = {
+		{"map the first", nothing, map_one, nothing, 3},
+		{"map one more", many_parts, map_one, nothing, 2},
+		{"append", one_long_map, map_one, nothing, 0},
+		{"grow", nothing, map_and_grow, nothing, 3},
+		{"create", nothing, map_and_create, nothing, 3},
+		{"replace", nothing, map_and_replace, nothing, 3},
+		{"remove several", many_parts, remove_several, nothing, 5},
+		{"split", one_long_map, remove_from_the_middle, nothing, 2},
+		{"remove all", one_long_map, remove_all, nothing, 2},
+		{"make a set", nothing, make_set, end_set, 2},
+		{"open a volume", nothing, open_volume, close_volume, 1},
+		{"pin", many_parts, hold, let_go, 1},
+		{"write", two_files, write_over_all, nothing, 2},
+		{"persist", two_dirty_files, persist_some, nothing, 3},
+		{"read", two_files, read_some, nothing, 0},
+};
+
+/* False once the operation needs no allocation as late as that. */
+static bool fails_without_a_trace(const struct place *p, size_t operation, int64_t at_allocation)
+{
+	make_file(p, "a", PAGE, 1);
+	make_file(p, "b", PAGE, 2);
+	(void)unlink(path_in(p, "new"));
+	struct stage s = {.place = p, .set = new_set(FFI_COALESCING_NONE, 2 * MIB)};
+	s.base = info_of(s.set).window_addr;
+	operations[operation].arrange(&s);
+	char *before = world(s.set, p);
+	did_fail = false;
+	left = at_allocation;
+	int rc = operations[operation].call(&s);
+	left = -1;
+	if (did_fail && rc != 0) {
+		must_be(rc, -ENOMEM, operations[operation].name, __FILE__, __LINE__);
+		/* Bytes may have been written, which the count of them says. */
+		if (operations[operation].call == write_over_all)
+			free(before);
+		else
+			same_world(before, s.set, p);
+		rc = operations[operation].call(&s);
+	} else {
+		free(before); /* it did without, or needed none */
+	}
+	must_be(rc, 0, operations[operation].name, __FILE__, __LINE__);
+	operations[operation].end(&s);
+	struct ffi_set_info info = info_of(s.set);
+	covered(info.window_addr, info.window_size, NULL);
+	delete_set(s.set);
+	return did_fail;
+}
+
+static void each_allocation(void **state)
+{
+	struct place *p = here(state);
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+		int64_t n = 0;
+		while (fails_without_a_trace(p, i, n))
+			n++;
+		if (n < operations[i].allocations_min)
+			fail_msg("%s: only %" PRId64 " allocations", operations[i].name, n);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+			ON_EACH(each_allocation),
+	};
+	return RUN("memory", tests, FFI_GRANULARITY_UNSET);
+}
