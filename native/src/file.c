@@ -116,6 +116,7 @@ void file_hold(struct file *file)
 
 void file_release(struct file *file)
 {
+	int fd = -1;
 	pthread_mutex_lock(&registry_lock);
 	assert(file->references > 0);
 	if (--file->references == 0) {
@@ -123,13 +124,16 @@ void file_release(struct file *file)
 		while (*link != file)
 			link = &(*link)->next;
 		*link = file->next;
-		(void)close(file->fd);
+		fd = file->fd;
 		if (atomic_load(&file->failed) != 0)
 			atomic_fetch_sub(&failures, 1);
 		file->next = retired;
 		retired = file;
 	}
 	pthread_mutex_unlock(&registry_lock);
+	/* Without the lock: the last close of a file that has no name any more frees its blocks, which takes a while for a large one. */
+	if (fd >= 0)
+		(void)close(fd);
 }
 
 bool file_is_open(dev_t dev, ino_t ino)
