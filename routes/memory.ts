@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import type { Durability } from '../src/engine/engine.js'
 import { ServiceError } from '../src/errors.js'
-import { address, Conditional, durabilityParameter, length, Ranges, ref, setId, Written, type ByteRange } from '../src/schemas.js'
+import { address, Conditional, durabilityParameter, length, Ranges, ref, setId, Written, type ByteRange, type Durability } from '../src/schemas.js'
 import type { Reading } from '../src/service/memory.js'
 import type { Service } from '../src/service/service.js'
 import { expectedBy } from './etag.js'

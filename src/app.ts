@@ -12,6 +12,7 @@ import problems, { createParserErrorHandler, createRouterErrorHandler, requestId
 import slow from './plugins/slow.js'
 import tokens, { type Tokens } from './plugins/tokens.js'
 import uploads from './plugins/uploads.js'
+import validation, { parseQuery } from './plugins/validation.js'
 import { COMPONENTS } from './schemas.js'
 import type { Service } from './service/service.js'
 import mapRoutes from '../routes/maps.js'
@@ -20,7 +21,6 @@ import partRoutes from '../routes/parts.js'
 import serviceRoutes from '../routes/service.js'
 import setRoutes from '../routes/sets.js'
 import volumeRoutes from '../routes/volumes.js'
-import validation, { parseQuery } from './plugins/validation.js'
 
 export interface ShellOptions {
   config: Config
@@ -46,9 +46,9 @@ export async function buildShell ({ config, log, version, tokens: known, progres
     return503OnClosing: false,
     routerOptions: { querystringParser: parseQuery, maxParamLength: PARAMETER_CHARS_MAX }
   })
-  await app.register(methods)
   await app.register(problems, { log })
   await app.register(door, { allowedHosts: config.allowedHosts, isUnixSocket: config.socket !== undefined })
+  await app.register(methods)
   await app.register(tokens, { tokens: known })
   await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes })
   await app.register(connections, { connectionsMax: config.limits.connections, log, ...progress })

@@ -5,6 +5,8 @@
 import { Type, type Static, type TSchema } from 'typebox'
 import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, type Coalescing, type Create, type Durability, type Granularity } from './engine/engine.js'
 
+export type { Durability }
+
 const CLOSED = { additionalProperties: false }
 
 export const ADDRESS = '^0x(0|[1-9a-f][0-9a-f]{0,15})$'

@@ -21,7 +21,7 @@ t.test('a wrong value is refused with name, value and what is allowed', async (t
   ]
   for (const [name, value] of cases) {
     t.throws(() => loadConfig({ [name]: value }), { name: 'ConfigError', message: new RegExp(`^${name} is .*; allowed is|^${name} is .*allowed is`) }, `${name}=${value}`)
-    t.throws(() => loadConfig({ [name]: value }), (error: Error) => error.message.includes(JSON.stringify(value)), `${name}=${value} is quoted`)
+    t.throws(() => loadConfig({ [name]: value }), { message: JSON.stringify(value) }, `${name}=${value} is quoted`)
   }
   t.throws(() => loadConfig({ PMEMSETD_WINDOW_BYTES_DEFAULT: '2TiB', PMEMSETD_WINDOW_BYTES_MAX: '1TiB' }), /allowed is at most/)
 })

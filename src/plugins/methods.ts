@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Which methods a path takes, from the route table: for 405 with Allow, and for OPTIONS. Asked only when the router has found nothing, so it may be slow.
+// What is answered where the router has found nothing: 404, 405 with Allow, or the methods for OPTIONS. It looks through the whole route table, which only
+// such a request pays for; and it answers before a token is asked for or a body is looked at.
 import fp from 'fastify-plugin'
 import type { FastifyInstance } from 'fastify'
-
-declare module 'fastify' {
-  interface FastifyInstance {
-    /** The value of Allow for the path of a URL, or undefined where no route has that path. */
-    methodsAt: (url: string) => string | undefined
-  }
-}
+import { ServiceError } from '../errors.js'
 
 /** A route's pattern as an expression over the path as it was sent. */
 function toExpression (pattern: string): RegExp {
@@ -32,11 +27,18 @@ async function methods (app: FastifyInstance): Promise<void> {
     for (const m of Array.isArray(method) ? method : [method]) row.methods.add(m)
     table.set(url, row)
   })
-  app.decorate('methodsAt', (url) => {
+  const methodsAt = (url: string): string | undefined => {
     const path = pathOf(url)
     const found = new Set([...table.values()].filter((row) => row.expression.test(path)).flatMap((row) => [...row.methods]))
     return found.size === 0 ? undefined : [...found].sort().join(', ')
+  }
+  app.addHook('onRequest', (request, reply, done) => {
+    if (!request.is404) { done(); return }
+    const allow = methodsAt(request.raw.url ?? '')
+    if (allow === undefined) done(new ServiceError('ROUTE_NOT_FOUND', 'There is nothing at that path.'))
+    else if (request.method !== 'OPTIONS') done(new ServiceError('METHOD_NOT_ALLOWED', `The resource takes ${allow}.`, { allow }))
+    else reply.code(204).header('allow', allow).send()
   })
 }
 
-export default fp(methods, { name: 'methods', fastify: '5.x' })
+export default fp(methods, { name: 'methods', dependencies: ['problems', 'door'], fastify: '5.x' })

@@ -115,12 +115,6 @@ async function problems (app: FastifyInstance, { log }: ProblemsOptions): Promis
   let isStopping = false
   app.decorateReply('sendProblem', createSendProblem(log))
   app.setErrorHandler((error: Error, _request, reply) => { reply.sendProblem(error) })
-  app.setNotFoundHandler((request, reply) => {
-    const allow = app.methodsAt(request.raw.url ?? '')
-    if (allow === undefined) throw new ServiceError('ROUTE_NOT_FOUND', 'There is nothing at that path.')
-    if (request.method !== 'OPTIONS') throw new ServiceError('METHOD_NOT_ALLOWED', `The resource takes ${allow}.`, { allow })
-    return reply.code(204).header('allow', allow).send()
-  })
   app.addHook('preClose', (done) => {
     isStopping = true
     done()
@@ -186,4 +180,4 @@ function isLongRequestLine (packet: unknown): boolean {
   return line.length > HEADERS_BYTES_MAX / 2
 }
 
-export default fp(problems, { name: 'problems', dependencies: ['methods'], fastify: '5.x' })
+export default fp(problems, { name: 'problems', fastify: '5.x' })
