@@ -403,6 +403,8 @@ static int map_from(struct set *s, const struct volume *v, const struct ffi_part
 	int rc = source_open(&source, v, path, path_length, (enum create)spec->create, spec->mode, e);
 	if (rc != 0)
 		return rc;
+	if (source.file != NULL)
+		file_settle(source.file);
 	const struct part_spec what = {.offset = spec->offset,
 			.length = spec->length,
 			.cookie = spec->cookie,

@@ -74,10 +74,9 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 	}
 	pthread_mutex_unlock(&registry_lock);
 
-	/* May wait for the disk, so without the lock; another thread may register the same file meanwhile. */
+	/* Asks sysfs, so without the lock; another thread may register the same file meanwhile. */
 	struct medium medium;
 	medium_of(fd, &medium);
-	(void)fdatasync(fd);
 
 	pthread_mutex_lock(&registry_lock);
 	file = find(st.st_dev, st.st_ino);
@@ -96,6 +95,7 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 		atomic_store(&file->failed, 0);
 		atomic_store(&file->dirt, 0);
 		file->clean = 0;
+		file->settled = false;
 		file->references = 1;
 		struct file **bucket = bucket_of(st.st_dev, st.st_ino);
 		file->next = *bucket;
@@ -104,6 +104,15 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 	pthread_mutex_unlock(&registry_lock);
 	*out = file;
 	return 0;
+}
+
+void file_settle(struct file *file)
+{
+	pthread_mutex_lock(&file->size_lock);
+	if (!file->settled)
+		(void)fdatasync(file->fd);
+	file->settled = true;
+	pthread_mutex_unlock(&file->size_lock);
 }
 
 void file_hold(struct file *file)

@@ -30,6 +30,7 @@ struct file {
 
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;
+	bool settled; /* its first flush was made; under size_lock */
 
 	_Atomic int failed;    /* errno of the flush that failed; stays until it is dealt with */
 	_Atomic uint64_t dirt; /* stores that were made without being flushed, counted */
@@ -46,11 +47,13 @@ struct file {
 	struct file *next;
 };
 
-/*
- * The one struct file for what fd (O_RDWR, a regular file) leads to; takes fd over, also on failure. A first flush is made, so that an
- * error of somebody else's earlier stores is not blamed on ours. -ENOMEM, -errno.
- */
+/* The one struct file for what fd (O_RDWR, a regular file) leads to; takes fd over, also on failure. -ENOMEM, -errno. */
 int file_open(int fd, struct file **out, struct pmemset_error *e);
+/*
+ * Before the first store: a first flush, so that an error of somebody else's earlier stores is not blamed on ours. Once, for a later one
+ * would take the error of ours. Waits for the disk, so no lock of more than this file is to be held.
+ */
+void file_settle(struct file *file);
 void file_hold(struct file *file);
 void file_release(struct file *file);
 /* Whether any part is mapped from it. */

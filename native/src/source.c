@@ -281,7 +281,10 @@ int source_make(struct source *s, struct pmemset_error *e)
 		(void)close(fd);
 		return error_sys(e, 0, why, "cannot give the file its owner and mode: %s", strerror(why));
 	}
-	return file_open(fd, &s->file, e);
+	int rc = file_open(fd, &s->file, e);
+	if (rc == 0)
+		file_settle(s->file);
+	return rc;
 }
 
 /* A name for the file, and none taken from another. */
