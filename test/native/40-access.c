@@ -861,6 +861,50 @@ static void flushes_that_fail(void **state)
 	}
 }
 
+/* As the kernel does by itself after a while: it fails, and tells nobody. */
+static void write_out(int fd)
+{
+	assert_int_equal(sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE), 0);
+	(void)usleep(100000);
+}
+
+/* What others wrote before, and what became of it, is not ours; nor does asking about the file take an error away. */
+static void an_error_of_others(void **state)
+{
+	struct place *p = here(state);
+	struct disk d;
+	open_disk(&d, p, 4 * PAGE);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	int fd = open(path_in(&d.place, "x"), O_WRONLY | O_CLOEXEC);
+	break_disk(&d); /* which writes out what is dirty, so it comes first */
+	assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+	write_out(fd);
+	uint64_t addr = add(set, &d.place, "x", 0, 4);
+	mend_disk(&d);
+	for (uint32_t durability = FFI_DURABILITY_FLUSHED; durability <= FFI_DURABILITY_DEEP; durability++)
+		must(persist(set, addr, PAGE, durability));
+	assert_int_equal(fdatasync(fd), -1); /* so there was one */
+	assert_int_equal(close(fd), 0);
+
+	/* Once it is mapped, errors are ours, and a further map does not swallow one. */
+	break_disk(&d);
+	must(poke(set, addr, 1, FFI_DURABILITY_NONE));
+	fd = open(path_in(&d.place, "x"), O_RDONLY | O_CLOEXEC);
+	write_out(fd);
+	uint64_t other = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	(void)add(other, &d.place, "x", 0, 1);
+	struct ffi_probe probe;
+	must(ffi_probe(d.place.volume, "x", 1, &probe, &err));
+	delete_set(other);
+	must_be(persist(set, addr + PAGE, 1, FFI_DURABILITY_DEEP), PMEMSET_E_DEEP_FLUSH_FAIL, "a flush of what is clean", __FILE__,
+			__LINE__);
+	assert_int_equal(close(fd), 0);
+	mend_disk(&d);
+	forget_failure(&d.place, "x");
+	delete_set(set);
+	close_disk(&d);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -880,6 +924,7 @@ int main(int argc, char **argv)
 			ON_EACH(without_waiting),
 			ON_EACH(bad_memory),
 			ON_EACH(flushes_that_fail),
+			ON_EACH(an_error_of_others),
 	};
 	if (argc > 1)
 		granularity = strcmp(argv[1], "byte") == 0 ? FFI_GRANULARITY_BYTE : FFI_GRANULARITY_CACHE_LINE;
