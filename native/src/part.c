@@ -46,6 +46,7 @@ int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts)
 
 void part_lose_range(struct set *set, uint64_t lo, uint64_t hi)
 {
+	set->lost = true;
 	if (index_put(&set->index, INDEX_MAPS, lo, hi, NULL) == 0 && index_prepare(&set->index) == 0)
 		index_commit(&set->index);
 	else

@@ -30,7 +30,7 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 /* Kernel mappings that `parts` adjacent parts at [lo, hi) add, or free, given what is beside them in the open change. */
 int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts);
 
-/* A range whose mapping could not be undone: kept out of all use for the life of the set. */
+/* A range whose mapping could not be undone: kept out of all use for good. */
 void part_lose_range(struct set *set, uint64_t lo, uint64_t hi);
 
 #endif

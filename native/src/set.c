@@ -56,10 +56,13 @@ bool set_is_degraded(struct set *set)
 void set_free(struct set *set)
 {
 	assert(set->ended);
-	window_close(&set->window);
+	if (!set->lost)
+		window_close(&set->window);
 	index_end(&set->index);
 	pool_end(&set->maps);
 	pool_end(&set->parts);
 	pthread_mutex_destroy(&set->lock);
-	free(set);
+	/* What is mapped in a lost range may be anybody's, so the window is never carved again: the arena's list goes on through it. */
+	if (!set->lost)
+		free(set);
 }

@@ -59,6 +59,7 @@ struct set {
 	struct pool maps, parts;
 	struct part_map *previous; /* the map created last, which coalescing appends to; NULL: none */
 	bool ended;
+	bool lost; /* a range of the window: something is mapped there that nobody could take away */
 };
 
 /* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE, -ENOMEM (LIMIT_WINDOWS). */

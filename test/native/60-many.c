@@ -219,6 +219,79 @@ static void the_limit_is_the_engines(void **state)
 	must(mappings_take(-taken, &err));
 }
 
+/* ---- the kernel's own limit, which others in the process can reach ---- */
+
+struct filler {
+	char *pages;
+	uint64_t count;
+	char *further[8];
+	int n;
+};
+
+/* Takes all the mappings that there are: every second page with other permissions than its neighbours. */
+static void take_all_mappings(struct filler *f)
+{
+	f->count = mappings_max() + 32768;
+	f->n = 0;
+	f->pages = mmap(NULL, f->count * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_ptr_not_equal(f->pages, MAP_FAILED);
+	for (uint64_t i = 1; i < f->count && mprotect(f->pages + i * PAGE, PAGE, PROT_READ) == 0; i += 2)
+		;
+	while (f->n < 8 && (f->further[f->n] = mmap(NULL, PAGE, f->n % 2 ? PROT_NONE : PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) !=
+					   MAP_FAILED)
+		f->n++;
+}
+
+static void give_all_back(struct filler *f)
+{
+	while (f->n > 0)
+		assert_int_equal(munmap(f->further[--f->n], PAGE), 0);
+	assert_int_equal(munmap(f->pages, f->count * PAGE), 0);
+}
+
+static void a_range_that_is_lost(void **state)
+{
+	struct place *p = here(state);
+	struct filler filler;
+	struct ffi_part part;
+	struct ffi_span span;
+	char byte;
+	make_file(p, "a", 8 * PAGE, 1);
+	if (mappings_max() > 200000) {
+		print_message("vm.max_map_count is too high to be reached here\n");
+		skip();
+	}
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	uint64_t base = info_of(set).window_addr;
+	for (int i = 0; i < 3; i++)
+		(void)one_page(set, p, 0);
+	take_all_mappings(&filler);
+	int mapped = map(set, p, "a", (struct ffi_part_spec){.length = PAGE}, &part);
+	int lost = remove_range(set, base + PAGE, 1);
+	give_all_back(&filler);
+	/* Refused, and fenced as before; the removal is one all the same, though the page could not be fenced. */
+	must_be(mapped, PMEMSET_E_INVALID_PMEM2_MAP, "a map without a mapping", __FILE__, __LINE__);
+	must(lost);
+	covered(base + PAGE, PAGE, "rw-s");
+	assert_int_equal(info_of(set).part_count, 2);
+	fails(ffi_lookup(set, base + PAGE, &span), PMEMSET_E_CANNOT_FIND_PART_MAP);
+	fails(ffi_read(set, base + PAGE, &byte, 1, 0, &err), PMEMSET_E_CANNOT_FIND_PART_MAP);
+	fails(remove_range(set, base + PAGE, PAGE), PMEMSET_E_CANNOT_FIND_PART_MAP);
+	struct ffi_span rows[4];
+	assert_int_equal(ffi_maps(set, base, 0, rows, 4), 2);
+	assert_int_equal(rows[1].map_addr, base + 2 * PAGE);
+	/* Nothing is mapped over it, not by this set and not by one that comes after it. */
+	assert_int_equal(one_page(set, p, 0).addr, base + 3 * PAGE);
+	delete_set(set);
+	uint64_t next = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	assert_true(info_of(next).window_addr >= base + 2 * MIB);
+	covered(base + PAGE, PAGE, "rw-s");
+	delete_set(next);
+	/* For the count of what is left behind. */
+	assert_int_equal(window_unmap(base + PAGE, PAGE), 0);
+	must(mappings_take(-(int64_t)mappings_used(), &err));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -226,6 +299,7 @@ int main(void)
 			{"side_by_side", side_by_side, scene_enter, scene_leave, &places[0]},
 			{"coalesced", coalesced, scene_enter, scene_leave, &places[0]},
 			{"the_limit_is_the_engines", the_limit_is_the_engines, scene_enter, scene_leave, &places[0]},
+			{"a_range_that_is_lost", a_range_that_is_lost, scene_enter, scene_leave, &places[0]},
 	};
 	return RUN("many", tests, FFI_GRANULARITY_UNSET);
 }
