@@ -54,6 +54,21 @@ static struct file *take_memory(void)
 	return file;
 }
 
+/* A signal that interrupts (on FUSE and NFS) is no loss: what there is to report will be, when asked again. */
+static int uninterrupted(int (*sync)(int), int fd)
+{
+	int rc;
+	do
+		rc = sync(fd) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	return rc;
+}
+
+int file_sync(int fd)
+{
+	return uninterrupted(fsync, fd);
+}
+
 int file_open(int fd, struct file **out, struct pmemset_error *e)
 {
 	*out = NULL;
@@ -110,7 +125,7 @@ void file_settle(struct file *file)
 {
 	pthread_mutex_lock(&file->size_lock);
 	if (!file->settled)
-		(void)fdatasync(file->fd);
+		(void)uninterrupted(fdatasync, file->fd);
 	file->settled = true;
 	pthread_mutex_unlock(&file->size_lock);
 }
@@ -175,7 +190,11 @@ static int sync_range(uint64_t addr, uint64_t end)
 {
 	uint64_t start = addr & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
 	void *from = (void *)(uintptr_t)start; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in every range */
-	return msync(from, end - start, MS_SYNC) == 0 ? 0 : errno;
+	int rc;
+	do
+		rc = msync(from, end - start, MS_SYNC) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	return rc;
 }
 
 static int sync_ranges(struct flush_range *ranges, size_t count)
@@ -222,7 +241,7 @@ static int flush_round(struct file *file, const struct flush *round, bool dirty,
 		}
 	}
 	*whole = true;
-	return fdatasync(file->fd) == 0 ? 0 : errno;
+	return uninterrupted(fdatasync, file->fd);
 }
 
 static int refuse_degraded(struct file *file, struct pmemset_error *e)
@@ -356,8 +375,8 @@ int file_grow(int fd, const struct medium *medium, uint64_t size, uint64_t keep_
 	}
 	growth->from = from;
 	int rc = allocate(fd, medium, from, size);
-	if (rc == 0 && fsync(fd) != 0)
-		rc = errno;
+	if (rc == 0)
+		rc = file_sync(fd);
 	if (rc == 0)
 		return 0;
 	file_ungrow(fd, growth);

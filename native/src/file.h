@@ -70,6 +70,9 @@ struct flush_range {
  */
 int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e);
 
+/* fsync of a file or directory, whatever signals come; errno. */
+int file_sync(int fd);
+
 /* Files in use whose flush failed: 0 in a healthy process. */
 unsigned file_failures(void);
 

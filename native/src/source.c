@@ -316,8 +316,7 @@ int source_publish(struct source *s, struct pmemset_error *e)
 	bool kept = false;
 	pthread_mutex_lock(&names_lock);
 	int rc = s->replaces ? name_instead(s, &kept) : name_new(s);
-	if (rc == 0 && fsync(s->dir) != 0) {
-		rc = errno;
+	if (rc == 0 && (rc = file_sync(s->dir)) != 0) {
 		if (kept)
 			(void)renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE);
 		else if (!s->replaces)
