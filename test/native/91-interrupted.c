@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * System calls that a signal interrupts are made again; a directory that cannot be synced takes the file's name away again. The engine's
+ * calls lead here (--wrap).
+ */
+#include "scene.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+enum call { FSYNC, FDATASYNC, MSYNC, FALLOCATE, FTRUNCATE, PWRITE, CALLS };
+static struct {
+	unsigned left, met;
+} interruptions[CALLS];
+static int directory_error; /* of an fsync of one */
+
+static bool is_interrupted(enum call call)
+{
+	if (interruptions[call].left == 0)
+		return false;
+	interruptions[call].left--;
+	interruptions[call].met++;
+	errno = EINTR;
+	return true;
+}
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+int __real_fsync(int fd);
+int __real_fdatasync(int fd);
+int __real_msync(void *addr, size_t size, int flags);
+int __real_fallocate(int fd, int mode, off_t offset, off_t size);
+int __real_ftruncate(int fd, off_t size);
+ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
+int __wrap_fsync(int fd);
+int __wrap_fdatasync(int fd);
+int __wrap_msync(void *addr, size_t size, int flags);
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t size);
+int __wrap_ftruncate(int fd, off_t size);
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
+
+int __wrap_fsync(int fd)
+{
+	struct stat st;
+	if (directory_error != 0 && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+		errno = directory_error;
+		return -1;
+	}
+	return is_interrupted(FSYNC) ? -1 : __real_fsync(fd);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	return is_interrupted(FDATASYNC) ? -1 : __real_fdatasync(fd);
+}
+
+int __wrap_msync(void *addr, size_t size, int flags)
+{
+	return is_interrupted(MSYNC) ? -1 : __real_msync(addr, size, flags);
+}
+
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t size)
+{
+	return is_interrupted(FALLOCATE) ? -1 : __real_fallocate(fd, mode, offset, size);
+}
+
+int __wrap_ftruncate(int fd, off_t size)
+{
+	return is_interrupted(FTRUNCATE) ? -1 : __real_ftruncate(fd, size);
+}
+
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
+{
+	return is_interrupted(PWRITE) ? -1 : __real_pwrite(fd, buf, size, offset);
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
+
+/* From now on each of them, twice. */
+static void interrupt(void)
+{
+	for (enum call call = 0; call < CALLS; call++)
+		interruptions[call].left = 2;
+}
+
+/* It was, and nobody took it for an answer. */
+static void met(enum call call)
+{
+	assert_int_equal(interruptions[call].met, 2);
+	memset(interruptions, 0, sizeof(interruptions));
+}
+
+static void calls_are_made_again(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_written w;
+	uint64_t ranges[2 * 16];
+	char bytes[64] = "bytes";
+	make_file(p, "a", 4 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	const struct ffi_part_spec spec = {.length = 16 * PAGE, .grow = 1, .create = FFI_CREATE_IF_NEEDED, .mode = 0600};
+	interrupt();
+	uint64_t addr = must_map(set, p, "a", spec).addr;
+	assert_int_equal(file_size(p, "a"), 16 * PAGE);
+	met(FALLOCATE);
+	interrupt();
+	(void)must_map(set, p, "new", spec);
+	met(FSYNC);
+	for (uint64_t i = 0; i < 16; i++)
+		memcpy(&ranges[2 * i], (uint64_t[]){addr + i * PAGE, 10}, 2 * sizeof(*ranges));
+	interrupt();
+	must(ffi_write(set, addr + 3, bytes, sizeof(bytes), FFI_DURABILITY_NONE, &w, &err));
+	assert_int_equal(w.bytes, sizeof(bytes));
+	met(PWRITE);
+	interrupt();
+	must(ffi_persist(set, ranges, 1, FFI_DURABILITY_PERSISTED, &w, &err));
+	met(MSYNC);
+	interrupt();
+	must(remove_range(set, addr, 1));
+	met(FDATASYNC);
+	delete_set(set);
+}
+
+/* Growth that is taken back: the granularity is not to be had, which is found out late. */
+static void undoing_is_made_again(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_part part;
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_BYTE};
+	uint64_t set;
+	make_file(p, "a", PAGE, 1);
+	must(ffi_set_new(&spec, &set, &err));
+	char *before = world(set, p);
+	interrupt();
+	fails(map(set, p, "a", (struct ffi_part_spec){.length = 16 * PAGE, .grow = 1}, &part), PMEMSET_E_GRANULARITY_NOT_SUPPORTED);
+	met(FTRUNCATE);
+	same_world(before, set, p);
+	delete_set(set);
+}
+
+static void a_name_that_does_not_last(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_part part;
+	make_file(p, "old", 2 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	for (uint32_t create = FFI_CREATE_IF_NEEDED; create <= FFI_CREATE_ALWAYS; create++) {
+		char *before = world(set, p);
+		directory_error = EIO;
+		fails(map(set, p, create == FFI_CREATE_ALWAYS ? "old" : "new",
+				      (struct ffi_part_spec){.length = PAGE, .create = create, .mode = 0600}, &part),
+				-EIO);
+		directory_error = 0;
+		same_world(before, set, p);
+	}
+	delete_set(set);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+			ON_EACH(calls_are_made_again),
+			ON_EACH(undoing_is_made_again),
+			ON_EACH(a_name_that_does_not_last),
+	};
+	return RUN("interrupted", tests, FFI_GRANULARITY_UNSET);
+}
