@@ -191,7 +191,10 @@ static void mmap_that_fails(void **state)
 	(void)state;
 	struct place sys = {.dir = "/sys/kernel/mm/transparent_hugepage"};
 	struct ffi_part part;
-	must(access(path_in(&sys, "enabled"), W_OK) == 0 ? 0 : -1);
+	if (access(path_in(&sys, "enabled"), W_OK) != 0) {
+		print_message("no file of sysfs can be written to here\n");
+		skip();
+	}
 	must(ffi_volume_open(sys.dir, &sys.volume, &err));
 	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
 	int rc = map(set, &sys, "enabled", (struct ffi_part_spec){.length = PAGE}, &part);
