@@ -393,12 +393,71 @@ static void a_map_that_grows(void **state)
 	delete_set(other);
 }
 
+/* ---- growth ---- */
+
+/* In the first set; in the second the file always grew in vain, which is found out late, and has to shrink again. */
+static void *grow_all_the_time(void *arg)
+{
+	struct worker *w = arg;
+	struct pmemset_error e;
+	struct ffi_part part;
+	for (int i = 0; i < 300 && w->wrong[0] == '\0'; i++) {
+		const struct ffi_part_spec spec = {.volume = w->crew->place->volume,
+				.length = (1 + draw(w, 40)) * PAGE,
+				.cookie = 1,
+				.grow = 1};
+		uint64_t set = w->crew->sets[draw(w, SETS)];
+		w->done++;
+		int rc = ffi_part_map(set, &spec, "grows", 5, &part, &e);
+		ONE_OF(rc, "map", PMEMSET_E_GRANULARITY_NOT_SUPPORTED, PMEMSET_E_CANNOT_FIT_PART_MAP);
+		if (rc != 0)
+			continue;
+		w->mapped++;
+		/* Whoever was given the range has it. */
+		rc = ffi_read(set, part.addr + part.length - 1, w->buf, 1, 0, &e);
+		if (rc != 0)
+			wrong(w, "the end of a new part: %d: %s", rc, e.message);
+		struct ffi_removal counts = {0};
+		if (draw(w, 8) != 0)
+			(void)ffi_remove(set, part.addr, 1, 0, 0, &counts, NULL, NULL, NULL, &e);
+		w->removed++;
+	}
+	return NULL;
+}
+
+static void growth_beside_its_undoing(void **state)
+{
+	enum { WORKERS = 4 };
+	struct worker workers[WORKERS];
+	struct crew crew = {.place = here(state)};
+	static struct ffi_span parts[WINDOW_PAGES];
+	const struct ffi_set_spec in_vain = {.window_size = WINDOW_PAGES * PAGE, .required_granularity = FFI_GRANULARITY_BYTE};
+	(void)seed_chance();
+	make_file(crew.place, "grows", PAGE, 1);
+	uint64_t sets[SETS] = {new_set(FFI_COALESCING_NONE, WINDOW_PAGES * PAGE)};
+	must(ffi_set_new(&in_vain, &sets[1], &err));
+	for (int i = 0; i < SETS; i++)
+		atomic_store(&crew.sets[i], sets[i]);
+	start_all(&crew, workers, WORKERS, grow_all_the_time);
+	for (int i = 0; i < WORKERS; i++)
+		workers[i].pinned = workers[i].found = 1; /* which is not what this is about */
+	join_all(&crew, workers, WORKERS);
+	uint64_t size = file_size(crew.place, "grows");
+	int64_t n = ffi_parts(sets[0], 0, 0, parts, WINDOW_PAGES);
+	for (int64_t i = 0; i < n; i++)
+		assert_true(parts[i].offset + parts[i].length <= size);
+	assert_int_equal(info_of(sets[1]).part_count, 0);
+	for (int i = 0; i < SETS; i++)
+		delete_set(sets[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 			ON_EACH(everything_at_once),
 			ON_EACH(sets_that_end),
 			ON_EACH(a_map_that_grows),
+			ON_EACH(growth_beside_its_undoing),
 	};
 	return RUN("threads", tests, FFI_GRANULARITY_UNSET);
 }
