@@ -7,6 +7,7 @@
  * changed, it costs some milliseconds and prints nothing.
  *
  *   node src/setup.mjs            everything that the service needs
+ *   node src/setup.mjs bench      and what npm run bench needs
  *   node src/setup.mjs native     the native library only
  *
  * PMEMSETD_SETUP says whether it may install: auto (do it), ask (ask first), off (say what is missing and end). Unset, it is off
@@ -52,6 +53,9 @@ export const PACKAGES = {
     { name: 'clang-tidy', why: 'analysis of C', there: () => inPath('clang-tidy') },
     { name: 'cppcheck', why: 'analysis of C', there: () => inPath('cppcheck') },
     { name: 'curl', why: 'the session of the README', there: () => inPath('curl') }
+  ],
+  bench: [
+    { name: 'wrk', why: 'load', there: () => inPath('wrk') }
   ]
 }
 
@@ -298,7 +302,7 @@ function checkMachine () {
   if (process.platform !== 'linux') throw new SetupError(`this is ${process.platform}: the engine needs Linux (mmap at fixed addresses, MAP_SYNC, openat2)`)
 }
 
-/** Everything that `what` needs: 'start', 'test', 'native' for the library alone, or 'native-test' for what its tests stand on. */
+/** Everything that `what` needs: 'start', 'test', 'bench', 'native' for the library alone, or 'native-test' for what its tests stand on. */
 export async function setUp (what) {
   checkMachine()
   mode() // a wrong value is told at once, not when it first matters
@@ -306,8 +310,8 @@ export async function setUp (what) {
 }
 
 async function allSteps (what) {
-  const withNode = what === 'start' || what === 'test'
-  await systemPackages(what.endsWith('test') ? [...PACKAGES.build, ...PACKAGES.test] : PACKAGES.build)
+  const withNode = !what.startsWith('native')
+  await systemPackages([...PACKAGES.build, ...(what.endsWith('test') ? PACKAGES.test : what === 'bench' ? PACKAGES.bench : [])])
   if (withNode) await nodeModules()
   const builds = await Promise.allSettled(withNode ? [buildNative(), typeScript()] : [buildNative()])
   const failed = builds.filter((one) => one.status === 'rejected').map((one) => one.reason)
@@ -321,7 +325,7 @@ async function allSteps (what) {
 if (process.argv[1] !== undefined && fs.realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   const what = process.argv[2] ?? 'start'
   try {
-    if (!['start', 'test', 'native'].includes(what)) throw new SetupError(`${JSON.stringify(what)} is not start, test or native`)
+    if (!['start', 'test', 'bench', 'native'].includes(what)) throw new SetupError(`${JSON.stringify(what)} is not start, test, bench or native`)
     await setUp(what)
   } catch (error) {
     if (!(error instanceof SetupError)) throw error
