@@ -3,6 +3,7 @@
 // What the tests of the routes share: the whole application over the real engine and real directories, and a client that checks of every refusal that the
 // OpenAPI document tells of it. There is one engine in a process, so what concerns the engine (PMEMSETD_SIMULATE, _MAPPINGS_MAX, _ARENA_*) is settled by
 // the first call in a file.
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -77,6 +78,14 @@ export function makeFile (dir: string, name: string, content: number | Buffer | 
     writeFileSync(path, content)
   }
   return path
+}
+
+/** Why commands that a test needs (as root: mounts, devices) cannot be had here, or false: for tap's `skip`. They are tried once, in a directory of their own. */
+export function cannot (script: string): string | false {
+  const dir = mkdtempSync(join(tmpdir(), 'pmemsetd-try-'))
+  const done = spawnSync('sh', ['-e', '-c', script], { cwd: dir, encoding: 'utf8' })
+  rmSync(dir, { recursive: true, force: true })
+  return done.status === 0 ? false : `not allowed here: ${done.stderr.trim()}`
 }
 
 /* ---- the client ---- */
