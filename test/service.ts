@@ -120,9 +120,9 @@ export async function call (t: Test, { app }: Opened, method: string, url: strin
   const type = Buffer.isBuffer(body) ? 'application/octet-stream' : 'application/json'
   const payload = typeof body === 'object' && !Buffer.isBuffer(body) ? JSON.stringify(body) : body
   const reply = await app.inject({ method, url, headers: { ...(body === undefined ? {} : { 'content-type': type }), ...headers }, ...(payload === undefined ? {} : { payload }) })
-  const isJson = /json/.test(String(reply.headers['content-type'] ?? ''))
+  const isJson = /json/.test(String(reply.headers['content-type'] ?? '')) && reply.rawPayload.length > 0
   const json: unknown = isJson ? reply.json() : undefined
-  if (/problem\+json/.test(String(reply.headers['content-type']))) checkDocumented(t, app, method, url, json as ProblemDocument)
+  if (isJson && /problem/.test(String(reply.headers['content-type']))) checkDocumented(t, app, method, url, json as ProblemDocument)
   return { status: reply.statusCode, headers: reply.headers, json, bytes: reply.rawPayload }
 }
 
