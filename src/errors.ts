@@ -364,7 +364,8 @@ function isCode (name: string | undefined): name is CodeName {
 /** The client's code: the reason first, since it is more exact than the number that the engine could give. */
 function codeOf (e: EngineError): CodeName {
   switch (e.reason) {
-    case 'PERSIST_FAILED': return 'PERSIST_FAILED'
+    // What a deep flush that failed is, libpmemset has a code for.
+    case 'PERSIST_FAILED': return e.codeName === 'PMEMSET_E_DEEP_FLUSH_FAIL' ? e.codeName : 'PERSIST_FAILED'
     case 'DEGRADED': return 'SET_DEGRADED'
     case 'LIMIT_PARTS':
     case 'LIMIT_MAPPINGS':

@@ -214,7 +214,11 @@ class Upload {
       this.#written += done.bytes
       return done
     } catch (error) {
-      if (error instanceof EngineError && !RANGE_CODES.has(error.codeName)) this.#written += Number(error.value)
+      if (error instanceof EngineError && !RANGE_CODES.has(error.codeName)) {
+        this.#written += Number(error.value)
+        // Of a write, the one value is what was written, so the size of a file that was truncated is not known.
+        error.extras.sourceSize = undefined
+      }
       throw error
     }
   }
