@@ -3,9 +3,12 @@
 // Pages of lists. A page goes on behind the last item of the one before it (keyset), so that nothing is skipped or told twice when the list changes
 // meanwhile. The cursor is opaque to clients; it holds what the list is of, so that it cannot be used on another one.
 import { ServiceError } from '../errors.js'
-import type { Page } from '../schemas.js'
+import { ADDRESS, ID, type Page } from '../schemas.js'
 
 const LIMIT_DEFAULT = 50
+
+/** What the items of each list are in the order of. */
+const KEYS = { sets: new RegExp(ID), parts: new RegExp(ADDRESS), maps: new RegExp(ADDRESS) } as const
 
 export interface PageRequest {
   limit?: number | undefined
@@ -14,7 +17,7 @@ export interface PageRequest {
 
 /** What a list is of: a set by its uid, and the range that was asked for. */
 export interface Listed {
-  list: 'sets' | 'parts' | 'maps'
+  list: keyof typeof KEYS
   uid?: string
   addr?: string | undefined
   length?: number | undefined
@@ -30,8 +33,8 @@ function fromCursor (cursor: string, of: Listed): string {
     parts = JSON.parse(Buffer.from(cursor, 'base64url').toString())
   } catch { /* not one of ours */ }
   const after: unknown = Array.isArray(parts) ? parts[4] : undefined
-  // Made again from what it says it must be itself: nothing else is a cursor, and not one of another list.
-  if (typeof after === 'string' && toCursor(of, after) === cursor) return after
+  // Made again from what it says it must be itself: nothing else is a cursor, and not one of another list. Its key may still be made up.
+  if (typeof after === 'string' && KEYS[of.list].test(after) && toCursor(of, after) === cursor) return after
   throw new ServiceError('PARAMETER_INVALID', 'The cursor is not one that this list gave.', { errors: [{ in: 'query', name: 'cursor', reason: 'is not of this list' }] })
 }
 

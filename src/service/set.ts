@@ -129,8 +129,8 @@ export class LiveSet {
   }
 
   patch ({ coalescing, labels }: SetPatch, expected: Expected): Promise<PmemSet> {
-    if (labels !== undefined) checkLabels(labels, this.context.limits)
     return this.change(expected, async () => {
+      if (labels !== undefined) checkLabels(labels, this.context.limits)
       if (coalescing !== undefined) await this.context.engine.setCoalescing(this.handle, coalescing)
       await this.commit([], { ...(coalescing === undefined ? {} : { coalescing }), ...(labels === undefined ? {} : { labels }) })
       return this.describe()
@@ -152,10 +152,14 @@ export class LiveSet {
     throw new ServiceError('PRECONDITION_FAILED', 'The set has changed since.', { revision: this.revision })
   }
 
-  /** Runs changes of this set one after the other, each on the state that the one before it left. */
-  change<T> (expected: Expected, work: () => Promise<T>): Promise<T> {
+  /**
+   * Runs changes of this set one after the other, each on the state that the one before it left. `find` throws where that state lacks what the change is
+   * of, which is told before its version is.
+   */
+  change<T> (expected: Expected, work: () => Promise<T>, find: () => void = () => {}): Promise<T> {
     const turn = this.#lastChange.then(async () => {
       if (this.#isEnded) throw setNotFound(this.#record.id)
+      find()
       this.check(expected)
       return await work()
     })

@@ -8,11 +8,14 @@ import type { NewSet, Page, PmemSet } from '../schemas.js'
 import { pageOf, type PageRequest } from './list.js'
 import { checkLabels, exceeded, LiveSet, setNotFound, type Context, type Expected } from './set.js'
 
+/** The engine rounds windows up to this. */
+const WINDOW_UNIT = 2 * 1024 * 1024
+
 export class Sets {
   readonly #context: Context
   readonly #byId = new Map<string, LiveSet>()
-  /** Ids that are being made. */
-  readonly #pending = new Set<string>()
+  /** Ids of sets that are being made, and the sizes of their windows. */
+  readonly #pending = new Map<string, number>()
 
   constructor (context: Context) {
     this.#context = context
@@ -58,7 +61,7 @@ export class Sets {
     const set = new LiveSet(this.#context, {
       id, uid: randomUUID(), revision: 1, requiredGranularity, coalescing, windowSize: engine.setInfo(handle).windowSize, partsMade: 0, labels, createdAt: new Date().toISOString()
     }, handle)
-    this.#pending.add(id)
+    this.#pending.set(id, set.record.windowSize)
     try {
       await catalog.commit([{ kind: 'put-set', set: set.record }])
       this.#byId.set(id, set)
@@ -91,14 +94,14 @@ export class Sets {
   #checkFree (id: string): void {
     const set = this.#byId.get(id)
     if (set === undefined && !this.#pending.has(id)) return
-    throw new ServiceError('SET_EXISTS', `There is a set ${id} already.`, set === undefined ? {} : { revision: set.revision })
+    throw new ServiceError('SET_EXISTS', `There is a set ${id} already.`, { revision: set?.revision ?? 1 })
   }
 
   #checkLimits (window: number): void {
     const { limits } = this.#context
     if (window > limits.windowBytes) throw exceeded('windowBytes', limits.windowBytes)
     if (this.#byId.size + this.#pending.size >= limits.sets) throw exceeded('sets', limits.sets)
-    const taken = [...this.#byId.values()].reduce((sum, set) => sum + set.record.windowSize, 0)
-    if (taken + window > limits.windowBytesTotal) throw exceeded('windowBytesTotal', limits.windowBytesTotal)
+    const taken = [...[...this.#byId.values()].map((set) => set.record.windowSize), ...this.#pending.values()].reduce((sum, size) => sum + size, 0)
+    if (taken + Math.ceil(window / WINDOW_UNIT) * WINDOW_UNIT > limits.windowBytesTotal) throw exceeded('windowBytesTotal', limits.windowBytesTotal)
   }
 }
