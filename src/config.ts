@@ -120,6 +120,21 @@ function path (): Setting<string | undefined> {
   return { fallback: undefined, allowed: 'a path', parse: (text) => (text === '' || text.includes('\0') ? undefined : resolve(text)) }
 }
 
+// What the kernel has room for in an address of a Unix socket; Node binds a longer path cut short.
+const SOCKET_PATH_BYTES_MAX = 107
+
+function socketPath (): Setting<string | undefined> {
+  const any = path()
+  return {
+    fallback: undefined,
+    allowed: `a path that is absolute in at most ${SOCKET_PATH_BYTES_MAX} bytes`,
+    parse: (text) => {
+      const absolute = any.parse(text)
+      return absolute !== undefined && Buffer.byteLength(absolute) <= SOCKET_PATH_BYTES_MAX ? absolute : undefined
+    }
+  }
+}
+
 const SETTINGS = {
   PMEMSETD_HOST: {
     fallback: '127.0.0.1',
@@ -127,7 +142,7 @@ const SETTINGS = {
     parse: (text: string) => (text === 'localhost' ? '127.0.0.1' : isIP(text) !== 0 ? text : undefined)
   },
   PMEMSETD_PORT: integer(8080, 0, 65535),
-  PMEMSETD_SOCKET: path(),
+  PMEMSETD_SOCKET: socketPath(),
   PMEMSETD_VOLUMES: {
     fallback: [{ name: 'default', path: resolve('data') }],
     allowed: 'name=path, more after commas; names are lower-case letters, digits, ".", "_" and "-", and differ',

@@ -16,7 +16,7 @@ t.test('a wrong value is refused with name, value and what is allowed', async (t
     ['PMEMSETD_HOST', 'example.com'], ['PMEMSETD_HOST', ''], ['PMEMSETD_HOST', '0.0.0.0'], ['PMEMSETD_HOST', '::'],
     ['PMEMSETD_VOLUMES', ''], ['PMEMSETD_VOLUMES', 'data'], ['PMEMSETD_VOLUMES', 'a='], ['PMEMSETD_VOLUMES', '=b'], ['PMEMSETD_VOLUMES', 'A=b'], ['PMEMSETD_VOLUMES', 'a=b,a=c'], ['PMEMSETD_VOLUMES', 'a=b,'],
     ['PMEMSETD_ALLOWED_HOSTS', ''], ['PMEMSETD_ALLOWED_HOSTS', '*'], ['PMEMSETD_ALLOWED_HOSTS', 'a:80'], ['PMEMSETD_ALLOWED_HOSTS', 'a,,b'],
-    ['PMEMSETD_SIMULATE', 'page'], ['PMEMSETD_ARENA_BASE', '64'], ['PMEMSETD_SOCKET', ''], ['PMEMSETD_TOKENS', ''],
+    ['PMEMSETD_SIMULATE', 'page'], ['PMEMSETD_ARENA_BASE', '64'], ['PMEMSETD_SOCKET', ''], ['PMEMSETD_SOCKET', `/${'s'.repeat(107)}`], ['PMEMSETD_TOKENS', ''],
     ['PMEMSETD_SETS_MAX', '0'], ['PMEMSETD_WINDOW_BYTES_MAX', '5GB'], ['PMEMSETD_WINDOW_BYTES_MAX', '1KiB'], ['PMEMSETD_KEEP_FREE_PERCENT', '100']
   ]
   for (const [name, value] of cases) {
@@ -36,6 +36,7 @@ t.test('right values', async (t) => {
   t.equal(loadConfig({ PMEMSETD_HOST: 'localhost' }).host, '127.0.0.1')
   t.same(loadConfig({ PMEMSETD_HOST: '0.0.0.0', PMEMSETD_TOKENS: '/t' }).tokens, '/t')
   t.equal(loadConfig({ PMEMSETD_HOST: '0.0.0.0', PMEMSETD_SOCKET: '/s' }).socket, '/s', 'nobody listens on the host then')
+  t.equal(loadConfig({ PMEMSETD_SOCKET: `/${'s'.repeat(106)}` }).socket?.length, 107)
   t.same(loadConfig({ PMEMSETD_VOLUMES: 'a=/x,b=/y=z' }).volumes, [{ name: 'a', path: '/x' }, { name: 'b', path: '/y=z' }])
   t.equal(loadConfig({ PMEMSETD_WINDOW_BYTES_DEFAULT: '1GiB' }).limits.windowBytesDefault, 2 ** 30)
   t.equal(loadConfig({ PMEMSETD_ARENA_BASE: '0x500000000000' }).arenaBase, 0x500000000000n)
