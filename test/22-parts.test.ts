@@ -2,11 +2,12 @@
 // Mapping parts: every refusal with what helps, in its order, and nothing changed by it; creation, growth, coalescing; reading and removing parts.
 import { spawnSync } from 'node:child_process'
 import { createServer } from 'node:net'
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Part } from '../src/schemas.js'
-import { call, makeFile, makeSet, mapPart, mapsOf, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
+import { call, cannot, makeFile, makeSet, mapPart, mapsOf, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
 
 /** Names and sizes of all files beneath a directory. */
 function filesIn (dir: string): string[] {
@@ -141,6 +142,29 @@ t.test('creation and growth', async (t) => {
   t.ok(existsSync(join(opened.dir, 'deep', 'er', 'new')))
 })
 
+t.test('a volume that is full', { skip: cannot('mkdir m; mount -t tmpfs -o size=1m none m; umount m') }, async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'pmemsetd-full-'))
+  t.equal(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', dir]).status, 0)
+  t.teardown(() => {
+    spawnSync('umount', [dir])
+    rmSync(dir, { recursive: true, force: true })
+  })
+  const path = makeFile(dir, 'a', Buffer.alloc(PAGE, 'a'))
+  const { blocks } = statSync(path)
+  for (const [percent, length, code, members] of [
+    ['0', 2 * MIB, 'PMEMSET_E_CANNOT_GROW_SOURCE_FILE', { number: -200021, errno: 'ENOSPC' }], ['50', MIB * 3 / 4, 'NO_SPACE', { availableBytes: MIB / 2 - PAGE, number: undefined }]
+  ] as const) {
+    const opened = await open(t, { dir, env: { PMEMSETD_KEEP_FREE_PERCENT: percent } })
+    await makeSet(t, opened, { id: 's' })
+    for (const source of [file('a', { grow: true }), file('a', { create: 'always' }), file('new', { create: 'if_needed' })]) await cannotMap(t, opened, 's', { source, length }, 507, code, { ...members, retryable: false })
+    t.same(readFileSync(path), Buffer.alloc(PAGE, 'a'))
+    t.equal(statSync(path).blocks, blocks, 'nothing is allocated')
+    t.match(await mapPart(t, opened, 's', 'fits', { length: MIB / 8 }), { length: MIB / 8 })
+    rmSync(join(dir, 'fits'))
+    await must(t, opened, 'DELETE', '/sets/s')
+  }
+})
+
 t.test('coalescing', async (t) => {
   const opened = await open(t)
   const where = async (mode: string, windowSize = 4 * MIB): Promise<(id: string, length?: number) => Promise<Part>> => {
@@ -185,12 +209,22 @@ t.test('the same bytes in two sets; ids; reading and removing', async (t) => {
   const first = await must(t, opened, 'GET', '/sets/s/parts?limit=2') as { items: Part[], nextCursor: string }
   t.match((await must(t, opened, 'GET', `/sets/s/parts?limit=2&cursor=${first.nextCursor}`) as { items: Part[] }), { items: [{ id: made.id }], nextCursor: undefined })
 
+  const cursor = (key: string): string => Buffer.from(JSON.stringify(['parts', given.map.addr, '', -1, key])).toString('base64url')
+  for (const wrong of [cursor(given.addr), 'x', `${first.nextCursor}x`]) await refused(t, opened, ['GET', `/sets/s/parts?cursor=${wrong}`], 400, 'PARAMETER_INVALID', { errors: [{ in: 'query', name: 'cursor' }] })
+  const taken: [string, string, object] = ['POST', '/sets/s/parts', { id: 'part-3', source: file('f') }]
+  await refused(t, opened, taken, 409, 'PART_ID_EXISTS', { location: '/sets/s/parts/part-3', revision: 4 })
+  t.equal((await call(t, opened, ...taken)).headers.location, '/sets/s/parts/part-3')
+
+  await refused(t, opened, ['DELETE', '/sets/s/parts/part-3', undefined, { 'if-match': '"stale"' }], 412, 'PRECONDITION_FAILED', { revision: 4 })
   await must(t, opened, 'DELETE', '/sets/s/parts/part-3')
   t.match((await mapsOf(t, opened, 's')).map((map) => [map.addr, map.size]), [[mine.addr, PAGE], [made.addr, PAGE]], 'its map is split')
   await refused(t, opened, ['DELETE', '/sets/s/parts/part-3'], 404, 'PMEMSET_E_PART_NOT_FOUND', { number: -200016 })
+  await refused(t, opened, ['DELETE', '/sets/s/parts/part-3', undefined, { 'if-match': '"stale"' }], 404, 'PMEMSET_E_PART_NOT_FOUND')
   await refused(t, opened, ['GET', '/sets/s/parts/part-3'], 404, 'PMEMSET_E_PART_NOT_FOUND')
   await refused(t, opened, ['GET', '/sets/s/parts/P'], 400, 'PARAMETER_INVALID', { errors: [{ in: 'path', name: 'part' }] })
   t.equal((await mapPart(t, opened, 's', 'f', { id: 'part-3' })).id, 'part-3', 'free again')
+  await must(t, opened, 'DELETE', '/sets/s/parts/part-3')
+  t.match(await must(t, opened, 'GET', `/sets/s/parts/${made.id}`), { addr: made.addr, map: { addr: made.addr, size: PAGE } }, 'its map is trimmed')
 })
 
 t.test('many at once end in one order', async (t) => {

@@ -155,5 +155,5 @@ export async function remove (set: LiveSet, id: string, expected: Expected): Pro
     const addr = find(set, id).part.mapped?.addr
     if (addr === undefined) throw partNotFound(id)
     await removeRange(set, addr, 1, false)
-  })
+  }, () => { find(set, id) })
 }
