@@ -134,9 +134,26 @@ t.test('lists by range, and their pages', async (t) => {
     await refused(t, opened, ['GET', url], 400, 'PARAMETER_INVALID', { errors: [{ in: 'query', name: 'cursor' }] })
     t.pass(why)
   }
+  const { uid } = await must(t, opened, 'GET', '/sets/s') as { uid: string }
+  const made = (list: string, key: string, addr = '', length = -1): string => Buffer.from(JSON.stringify([list, uid, addr, length, key])).toString('base64url')
+  for (const list of ['maps', 'parts']) {
+    for (const key of ['', 'x', '-5', '5', 'ffff', '0x00', '0xA', '0x10000000000000000']) await refused(t, opened, ['GET', `/sets/s/${list}?cursor=${made(list, key)}`], 400, 'PARAMETER_INVALID', { errors: [{ name: 'cursor' }] })
+    const { items } = await must(t, opened, 'GET', `/sets/s/${list}?addr=${at(2)}&length=1&cursor=${made(list, '0x0', at(2), 1)}`) as { items: PartMap[] }
+    t.same(items.map((item) => item.addr), [at(2)], 'a key in front of the range gives nothing outside of it')
+  }
+  const inside = `addr=${plus(at(1), 1)}&length=${PAGE}&limit=1`
+  const { nextCursor: second = '' } = await list(`?${inside}`)
+  t.same((await list(`?${inside}&cursor=${second}`)).items.map((map) => map.addr), [at(2)], 'behind a map that starts in front of the range')
   let gone = 0
   t.same(await pages('', async () => { if (gone++ === 0) await must(t, opened, 'DELETE', `/sets/s/maps/${at(1)}`) }), addrs, 'the last one of a page goes: nothing is skipped')
   t.same(await pages(''), addrs.filter((addr) => addr !== at(1)))
+  let come = 0
+  const back = async (): Promise<void> => {
+    if (come++ !== 0) return
+    await must(t, opened, 'DELETE', `/sets/s/maps/${at(0)}`)
+    for (let i = 0; i < 3; i++) await mapPart(t, opened, 's', 's.bin')
+  }
+  t.same(await pages('', back), [...addrs.filter((addr) => addr !== at(1)), plus(at(6), PAGE)], 'of those that come, the ones behind are told, and none twice')
   await must(t, opened, 'DELETE', '/sets/s')
   await makeSet(t, opened, { id: 's' })
   await refused(t, opened, ['GET', `/sets/s/maps?cursor=${nextCursor}`], 400, 'PARAMETER_INVALID', { errors: [{ name: 'cursor' }] })

@@ -72,7 +72,8 @@ export function toWindow ({ addr, length }: RangeRequest): Window {
  */
 export function firstBehind (after: string | undefined, count: number, { from, to }: Window, rows: (from: bigint, to: bigint, max: number) => Span[], keyOf: (row: Span) => bigint): Span[] {
   const key = after === undefined ? undefined : BigInt(after)
-  const start = key === undefined ? from : key + 1n
+  // The first row may start before the range, so its key may lie there.
+  const start = key === undefined || key < from ? from : key + 1n
   // To the engine an end of 0 is none.
   if (start >= to) return []
   const found = rows(start, to === SPACE_END ? 0n : to, count + 1)
