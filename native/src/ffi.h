@@ -172,7 +172,7 @@ struct ffi_part {
  * Then, in this order: INVALID_PMEM2_MAP (offset unaligned: cause PMEM2_E_OFFSET_UNALIGNED, value = alignment);
  * MAP_LENGTH_UNSET; LENGTH_UNALIGNED (value = alignment); SOURCE_FILE_IS_TOO_SMALL (value = source size); -ENOMEM with LIMIT_PARTS or
  * LIMIT_MAPPINGS; CANNOT_COALESCE_PARTS; CANNOT_FIT_PART_MAP (value = largest gap); CANNOT_GROW_SOURCE_FILE (sys_errno; -ENOSPC with
- * KEEP_FREE); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
+ * KEEP_FREE; with PERSIST_FAILED or DEGRADED where the file cannot be flushed); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
  * -EBUSY with SOURCE_IN_USE and -EEXIST with SOURCE_EXISTS are the create modes' own. Every failure leaves file, directory and set as
  * they were.
  *

@@ -354,12 +354,12 @@ static int allocate(int fd, const struct medium *medium, uint64_t from, uint64_t
 	return rc;
 }
 
-int file_grow(int fd, const struct medium *medium, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e)
+int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e)
 {
 	growth->from = UINT64_MAX;
 	struct stat st;
 	struct statvfs fs;
-	if (fstat(fd, &st) != 0 || fstatvfs(fd, &fs) != 0)
+	if (fstat(file->fd, &st) != 0 || fstatvfs(file->fd, &fs) != 0)
 		return error_sys(e, 0, errno, "fstat");
 	uint64_t from = (uint64_t)st.st_size;
 	if (size <= from)
@@ -374,14 +374,14 @@ int file_grow(int fd, const struct medium *medium, uint64_t size, uint64_t keep_
 		return -ENOSPC;
 	}
 	growth->from = from;
-	int rc = allocate(fd, medium, from, size);
-	if (rc == 0)
-		rc = file_sync(fd);
-	if (rc == 0)
-		return 0;
-	file_ungrow(fd, growth);
-	growth->from = UINT64_MAX;
-	return error_sys(e, 0, rc, "cannot extend the file from %" PRIu64 " to %" PRIu64 " bytes: %s", from, size, strerror(rc));
+	int why = allocate(file->fd, &file->medium, from, size);
+	int rc = why ? error_sys(e, 0, why, "cannot extend the file from %" PRIu64 " to %" PRIu64 " bytes: %s", from, size, strerror(why))
+		     : file_flush(file, NULL, 0, e); /* the one description's errors are the flusher's, whoever asks */
+	if (rc != 0) {
+		file_ungrow(file->fd, growth);
+		growth->from = UINT64_MAX;
+	}
+	return rc;
 }
 
 void file_ungrow(int fd, const struct growth *growth)

@@ -30,7 +30,7 @@ struct file {
 
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;
-	bool settled; /* its first flush was made; under size_lock */
+	bool settled; /* its first flush was made, or it is new; under size_lock */
 
 	_Atomic int failed;    /* errno of the flush that failed; stays until it is dealt with */
 	_Atomic uint64_t dirt; /* stores that were made without being flushed, counted */
@@ -70,7 +70,7 @@ struct flush_range {
  */
 int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e);
 
-/* fsync of a file or directory, whatever signals come; errno. */
+/* fsync of a directory, or of a file that nobody else has, whatever signals come; errno. */
 int file_sync(int fd);
 
 /* Files in use whose flush failed: 0 in a healthy process. */
@@ -90,9 +90,9 @@ struct growth {
 /*
  * Extend to `size` and allocate what is new, so that a full disk is an error now and not a SIGBUS later; on DAX write it too, so that
  * a first store costs no journal commit. keep_free: bytes to leave on the file system. What fails is undone: -errno; -ENOSPC with
- * KEEP_FREE (value = bytes available).
+ * KEEP_FREE (value = bytes available); file_flush's errors.
  */
-int file_grow(int fd, const struct medium *medium, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e);
+int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e);
 void file_ungrow(int fd, const struct growth *growth);
 
 #endif

@@ -172,7 +172,7 @@ static int grow(struct mapping *m, struct pmemset_error *e)
 			return rc;
 	}
 	assert(source->file != NULL);
-	int rc = file_grow(source->file->fd, &source->file->medium, m->spec->offset + m->length, m->spec->keep_free, &m->growth, e);
+	int rc = file_grow(source->file, m->spec->offset + m->length, m->spec->keep_free, &m->growth, e);
 	if (rc != 0)
 		rc = e->code = PMEMSET_E_CANNOT_GROW_SOURCE_FILE;
 	return rc;

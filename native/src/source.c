@@ -283,7 +283,7 @@ int source_make(struct source *s, struct pmemset_error *e)
 	}
 	int rc = file_open(fd, &s->file, e);
 	if (rc == 0)
-		file_settle(s->file);
+		s->file->settled = true; /* nobody has written to it */
 	return rc;
 }
 
@@ -314,8 +314,12 @@ static int name_instead(struct source *s, bool *kept)
 int source_publish(struct source *s, struct pmemset_error *e)
 {
 	bool kept = false;
+	/* Its owner and mode, which no flush of its bytes needs. */
+	int rc = file_sync(s->file->fd);
+	if (rc != 0)
+		return error_sys(e, 0, rc, "cannot write the new file out: %s", strerror(rc));
 	pthread_mutex_lock(&names_lock);
-	int rc = s->replaces ? name_instead(s, &kept) : name_new(s);
+	rc = s->replaces ? name_instead(s, &kept) : name_new(s);
 	if (rc == 0 && (rc = file_sync(s->dir)) != 0) {
 		if (kept)
 			(void)renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE);

@@ -905,6 +905,40 @@ static void an_error_of_others(void **state)
 	close_disk(&d);
 }
 
+/* Growth flushes the file, too, so it is told of a failed flush of others' bytes; they must be told as well. */
+static void growth_takes_no_error_away(void **state)
+{
+	struct place *p = here(state);
+	struct disk d;
+	struct ffi_part part;
+	open_disk(&d, p, 4 * PAGE);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	uint64_t other = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	uint64_t addr = add(set, &d.place, "x", 0, 4);
+	must(poke(set, addr, 3, FFI_DURABILITY_DEEP));
+	int fd = open(path_in(&d.place, "x"), O_RDONLY | O_CLOEXEC);
+	break_disk(&d);
+	must(poke(set, addr, 3, FFI_DURABILITY_NONE));
+	write_out(fd);
+	mend_disk(&d);
+	persist_failed(map(other, &d.place, "x", (struct ffi_part_spec){.length = 8 * PAGE, .grow = 1}, &part),
+			PMEMSET_E_CANNOT_GROW_SOURCE_FILE, PMEMSET_REASON_PERSIST_FAILED);
+	assert_int_equal(file_size(&d.place, "x"), 4 * PAGE);
+	persist_failed(persist(set, addr, 3, FFI_DURABILITY_DEEP), -EIO, PMEMSET_REASON_DEGRADED);
+	assert_int_equal(info_of(set).degraded, 1);
+	/* What cannot be flushed cannot grow durably. */
+	persist_failed(map(other, &d.place, "x", (struct ffi_part_spec){.length = 8 * PAGE, .grow = 1}, &part),
+			PMEMSET_E_CANNOT_GROW_SOURCE_FILE, PMEMSET_REASON_DEGRADED);
+	assert_int_equal(file_size(&d.place, "x"), 4 * PAGE);
+	forget_failure(&d.place, "x");
+	(void)must_map(other, &d.place, "x", (struct ffi_part_spec){.length = 8 * PAGE, .grow = 1});
+	must(persist(set, addr, 3, FFI_DURABILITY_DEEP));
+	assert_int_equal(close(fd), 0);
+	delete_set(other);
+	delete_set(set);
+	close_disk(&d);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -925,6 +959,7 @@ int main(int argc, char **argv)
 			ON_EACH(bad_memory),
 			ON_EACH(flushes_that_fail),
 			ON_EACH(an_error_of_others),
+			ON_EACH(growth_takes_no_error_away),
 	};
 	if (argc > 1)
 		granularity = strcmp(argv[1], "byte") == 0 ? FFI_GRANULARITY_BYTE : FFI_GRANULARITY_CACHE_LINE;
