@@ -241,3 +241,25 @@ t.test('many at once end in one order', async (t) => {
   t.equal(removals.filter(({ status }) => status === 204).length, 48)
   t.match(await must(t, opened, 'GET', '/sets/s'), { revision: 97, partCount: 0, mapCount: 0, mappedBytes: 0 })
 })
+
+t.test('maps and removals at once leave a world that agrees with itself', async (t) => {
+  const opened = await open(t)
+  const set = await makeSet(t, opened, { id: 's', coalescing: 'opportunistic' })
+  writeFileSync(join(opened.dir, 'f'), Buffer.alloc(20 * PAGE))
+  for (let i = 0; i < 20; i++) await mapPart(t, opened, 's', 'f', { id: `old${i}`, offset: i * PAGE })
+  const range = `addr=${set.window.addr}&length=${5 * PAGE}`
+  const replies = await Promise.all(Array.from({ length: 20 }, (_, i): Array<[string, string, object?]> => [
+    ['POST', '/sets/s/parts', { id: `new${i}`, source: file('f'), offset: i * PAGE, length: PAGE }], ['DELETE', `/sets/s/parts/old${i}`], ['DELETE', i % 10 === 0 ? `/sets/s/maps?${range}` : `/sets/s/parts/new${i}`]
+  ]).flat().map(async ([method, url, body]) => ({ method, url, ...await call(t, opened, method, url, body) })))
+  for (const { method, url, status, json } of replies) t.ok([200, 201, 204].includes(status) || (status === 404 && method === 'DELETE'), `${method} ${url}: ${status} ${JSON.stringify(json)}`)
+  const done = await must(t, opened, 'GET', '/sets/s') as { revision: number, partCount: number, mapCount: number, mappedBytes: number }
+  const { items: parts } = await must(t, opened, 'GET', '/sets/s/parts') as { items: Part[] }
+  const maps = await mapsOf(t, opened, 's')
+  t.equal(done.revision, 21 + replies.filter(({ status }) => status < 300).length, 'one revision for each change')
+  t.match(done, { partCount: parts.length, mapCount: maps.length, mappedBytes: parts.length * PAGE })
+  t.equal(maps.reduce((sum, { size }) => sum + size, 0), parts.length * PAGE)
+  for (const part of parts) {
+    t.same(await must(t, opened, 'GET', `/sets/s/parts/${part.id}`), part)
+    t.match(await must(t, opened, 'GET', `/sets/s/maps?addr=${part.addr}`), { items: [{ ...part.map, part: { id: part.id, addr: part.addr, offset: part.offset } }] })
+  }
+})
