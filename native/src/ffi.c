@@ -394,11 +394,12 @@ int ffi_set_delete(uint64_t set, struct pmemset_error *err)
 
 /* ---- parts ---- */
 
-static int map_from(struct set *s, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
+/* So often is a file that somebody else has made meanwhile looked at again; it would have to go again each time to be missed. */
+#define OPENS_MAX 8
+
+static int map_once(struct set *s, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
 		struct ffi_part *out, struct pmemset_error *e)
 {
-	if (spec->offset > INT64_MAX) /* needs no source to be known as wrong, so it is said before anything of the source */
-		return error_set(e, PMEMSET_E_INVALID_OFFSET_VALUE, "offset %" PRIu64 " is above INT64_MAX", spec->offset);
 	struct source source;
 	int rc = source_open(&source, v, path, path_length, (enum create)spec->create, spec->mode, e);
 	if (rc != 0)
@@ -428,6 +429,19 @@ static int map_from(struct set *s, const struct volume *v, const struct ffi_part
 				.created = source.makes,
 				.degraded = atomic_load(&source.file->failed) != 0};
 	source_close(&source);
+	return rc;
+}
+
+static int map_from(struct set *s, const struct volume *v, const struct ffi_part_spec *spec, const char *path, uint32_t path_length,
+		struct ffi_part *out, struct pmemset_error *e)
+{
+	if (spec->offset > INT64_MAX) /* needs no source to be known as wrong, so it is said before anything of the source */
+		return error_set(e, PMEMSET_E_INVALID_OFFSET_VALUE, "offset %" PRIu64 " is above INT64_MAX", spec->offset);
+	int rc = map_once(s, v, spec, path, path_length, out, e);
+	/* Only who asked to be the one that makes it is told that another did. */
+	for (int i = 1; i < OPENS_MAX && rc == -EEXIST && e->reason == PMEMSET_REASON_SOURCE_EXISTS && spec->create != FFI_CREATE_EXCLUSIVE;
+			i++)
+		rc = map_once(s, v, spec, path, path_length, out, e);
 	return rc;
 }
 

@@ -451,6 +451,64 @@ static void growth_beside_its_undoing(void **state)
 		delete_set(sets[i]);
 }
 
+/* ---- creation ---- */
+
+static pthread_barrier_t together;
+enum { MADE = 40 };
+
+/* All at once, one makes the file; the others find it. */
+static void *make_the_same(void *arg)
+{
+	struct worker *w = arg;
+	struct pmemset_error e;
+	struct ffi_part part;
+	for (uint32_t i = 0; i < MADE; i++) {
+		char name[16];
+		(void)snprintf(name, sizeof(name), "made%u", i / 2);
+		const struct ffi_part_spec spec = {.volume = w->crew->place->volume,
+				.length = PAGE,
+				.cookie = 1,
+				.create = i % 2 ? FFI_CREATE_ALWAYS : FFI_CREATE_IF_NEEDED,
+				.mode = 0600};
+		if (i % 2)
+			name[0] = 'M';
+		(void)pthread_barrier_wait(&together);
+		int rc = ffi_part_map(w->crew->sets[draw(w, SETS)], &spec, name, (uint32_t)strlen(name), &part, &e);
+		w->done++;
+		if (rc == 0)
+			w->mapped++;
+		w->found += rc == 0 && part.created;
+		/* To make it anew is refused where another has mapped it already. */
+		if (rc != 0 && (spec.create == FFI_CREATE_IF_NEEDED || rc != -EBUSY))
+			wrong(w, "%s: %d: %s", name, rc, e.message);
+	}
+	return NULL;
+}
+
+static void made_at_once(void **state)
+{
+	enum { WORKERS = 4 };
+	struct worker workers[WORKERS];
+	struct crew crew = {.place = here(state)};
+	(void)seed_chance();
+	for (int i = 0; i < SETS; i++)
+		atomic_store(&crew.sets[i], new_set(FFI_COALESCING_NONE, WINDOW_PAGES * PAGE));
+	assert_int_equal(pthread_barrier_init(&together, NULL, WORKERS), 0);
+	start_all(&crew, workers, WORKERS, make_the_same);
+	uint64_t made = 0;
+	for (int i = 0; i < WORKERS; i++) {
+		assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+		free(workers[i].buf);
+		if (workers[i].wrong[0] != '\0')
+			fail_msg("worker %d: %s", i, workers[i].wrong);
+		made += workers[i].found;
+	}
+	assert_int_equal(made, MADE);
+	(void)pthread_barrier_destroy(&together);
+	for (int i = 0; i < SETS; i++)
+		delete_set(crew.sets[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -458,6 +516,7 @@ int main(void)
 			ON_EACH(sets_that_end),
 			ON_EACH(a_map_that_grows),
 			ON_EACH(growth_beside_its_undoing),
+			ON_EACH(made_at_once),
 	};
 	return RUN("threads", tests, FFI_GRANULARITY_UNSET);
 }
