@@ -8,13 +8,13 @@ import { constants } from 'node:os'
 export type Library = 'libpmemset' | 'libpmem2' | 'errno' | 'pmemsetd'
 
 /** Where one code has a status for some circumstances only. Who throws names the circumstance, never the status. */
-export type Circumstance = 'schema' | 'body' | 'granularity' | 'map' | 'impossible'
+export type Circumstance = 'schema' | 'body' | 'granularity' | 'map' | 'impossible' | 'occupied' | 'failed' | 'memory'
 
 export interface CodeEntry {
   library: Library
   /** The number of the C interface; the service's own codes have none. */
   number?: number
-  /** The status, unless a circumstance or (INVALID_PMEM2_MAP, CANNOT_CREATE_TEMP_FILE) the cause says otherwise. */
+  /** The status, unless a circumstance or (INVALID_PMEM2_MAP, CANNOT_GROW_SOURCE_FILE, CANNOT_CREATE_TEMP_FILE) the cause says otherwise. */
   status: number
   when?: Partial<Record<Circumstance, number>>
   title: string
@@ -33,7 +33,7 @@ const libpmemset = {
   PMEMSET_E_CANNOT_ALLOCATE_INTERNAL_STRUCTURE: { number: -200005, status: 503, retryable: true, title: 'Out of memory', meaning: 'There is no memory for an internal structure.', advice: 'Repeat the request after the time that Retry-After gives.' },
   PMEMSET_E_INVALID_OFFSET_VALUE: { number: -200006, status: 400, title: 'Offset too large', meaning: 'The offset is above the largest that is allowed.', advice: 'Send an offset of at most 9007199254740991.' },
   PMEMSET_E_GRANULARITY_NOT_SUPPORTED: { number: -200007, status: 422, when: { schema: 400 }, title: 'Granularity not supported', meaning: 'The granularity is unknown, or the medium is coarser than the set requires.', advice: 'Use a medium that offers the granularity (see the volume\'s probe), or make a set that requires a coarser one.' },
-  PMEMSET_E_INVALID_PMEM2_MAP: { number: -200008, status: 422, title: 'Range cannot be mapped', meaning: 'The range of the source cannot be mapped; the cause says why.', advice: 'Change what the cause names.' },
+  PMEMSET_E_INVALID_PMEM2_MAP: { number: -200008, status: 422, when: { occupied: 409, failed: 500, memory: 503 }, title: 'Range cannot be mapped', meaning: 'The range of the source cannot be mapped; the cause says why.', advice: 'Change what the cause names.' },
   PMEMSET_E_PART_EXISTS: { number: -200009, status: 409, title: 'Part exists', meaning: 'A part is at that place already.', advice: 'Remove that part, or map elsewhere.' },
   PMEMSET_E_GRANULARITY_NOT_SET: { number: -200010, status: 400, title: 'Granularity not given', meaning: 'A set needs a required granularity.', advice: 'Send requiredGranularity: byte, cache_line or page.' },
   PMEMSET_E_GRANULARITY_MISMATCH: { number: -200011, status: 409, title: 'Granularity differs from the set\'s', meaning: 'The granularity of the part is not the one that the first part gave the set.', advice: 'Map sources of one granularity into a set, and others into another set.' },
@@ -46,7 +46,7 @@ const libpmemset = {
   PMEMSET_E_DEEP_FLUSH_FAIL: { number: -200018, status: 500, title: 'Deep flush failed', meaning: 'The deep flush did not reach the medium.', advice: 'Treat the range as not durable and look at the health of the medium.' },
   PMEMSET_E_INVALID_SOURCE_FILE_CREATE_FLAGS: { number: -200019, status: 400, title: 'Bad creation mode', meaning: 'The creation mode or the permission bits are none of those that exist.', advice: 'Send create: never, if_needed, exclusive or always, and mode as four octal digits such as "0640".' },
   PMEMSET_E_CANNOT_CREATE_TEMP_FILE: { number: -200020, status: 500, title: 'Cannot make a temporary file', meaning: 'The temporary file cannot be made on that volume.', advice: 'See errno; another volume may serve.' },
-  PMEMSET_E_CANNOT_GROW_SOURCE_FILE: { number: -200021, status: 507, when: { impossible: 422 }, title: 'Cannot grow the file', meaning: 'The file cannot be extended and allocated to hold the range.', advice: 'Free space on the volume, or map a shorter range.' },
+  PMEMSET_E_CANNOT_GROW_SOURCE_FILE: { number: -200021, status: 507, when: { occupied: 409, impossible: 422, failed: 500, memory: 503 }, title: 'Cannot grow the file', meaning: 'The file cannot be extended and allocated to hold the range.', advice: 'Free space on the volume, or map a shorter range.' },
   PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP: { number: -200022, status: 409, retryable: true, title: 'Part map in use', meaning: 'A read, write or flush that is still running holds the part map.', advice: 'Repeat the request when the accesses to the map have ended.' },
   PMEMSET_E_CANNOT_FIT_PART_MAP: { number: -200023, status: 409, title: 'No room in the window', meaning: 'The window of the set has no gap that is large enough.', advice: 'Remove parts, map at most largestGap bytes, or make a set with a bigger window.' },
   PMEMSET_E_OFFSET_OUT_OF_RANGE: { number: -200024, status: 400, title: 'Offset out of range', meaning: 'The offset is above the largest that is allowed.', advice: 'Send a smaller offset.' },
@@ -339,7 +339,8 @@ export function problemOf (error: unknown, instance: string): ProblemDocument {
     ...(row.number === undefined ? {} : { number: row.number }),
     ...(verdict.errno === undefined ? {} : { errno: verdict.errno }),
     ...(verdict.cause === undefined ? {} : { cause: verdict.cause }),
-    retryable: row.retryable === true
+    // The status may be the cause's: out of memory is for a while, whatever ran into it.
+    retryable: row.retryable === true || verdict.status === 503
   }
   // The first spread settles the order, the second one that no extra takes a place of ours.
   return { ...base, ...verdict.extras, ...base }
