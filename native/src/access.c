@@ -74,9 +74,13 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 	} else if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
 		previous_action.sa_handler(number);
 	} else {
-		/* A real crash, with its core: the instruction faults again, or the signal is sent again. */
+		/* What is sent, or told of memory that nobody touches, comes once; a fault comes again, and nothing can ignore one. */
+		bool once = info->si_code <= 0 || info->si_code == BUS_MCEERR_AO;
+		if (once && previous_action.sa_handler == SIG_IGN)
+			return;
+		/* A real crash, with its core. */
 		(void)sigaction(SIGBUS, &previous_action, NULL);
-		if (info->si_code <= 0)
+		if (once)
 			(void)raise(number);
 	}
 }
