@@ -99,6 +99,10 @@ static void start(void)
 	(void)sigemptyset(&action.sa_mask);
 	if (start_rc == 0 && sigaction(SIGBUS, &action, &previous_action) != 0)
 		start_rc = -errno;
+	/* Beyond `ulimit -f`, EFBIG is the answer, and death is not. */
+	struct sigaction on_limit;
+	if (start_rc == 0 && sigaction(SIGXFSZ, NULL, &on_limit) == 0 && on_limit.sa_handler == SIG_DFL)
+		(void)signal(SIGXFSZ, SIG_IGN);
 }
 
 int access_start(struct pmemset_error *e)

@@ -16,7 +16,10 @@
 
 enum durability { DURABILITY_NONE, DURABILITY_FLUSHED, DURABILITY_PERSISTED, DURABILITY_DEEP };
 
-/* Install the handler and take libpmem2's functions; once per process. -ENOMEM, or a libpmem2 code. */
+/*
+ * Install the handler, ignore SIGXFSZ (where nobody else has a use for it) and take libpmem2's functions; once per process. -ENOMEM, or
+ * a libpmem2 code.
+ */
 int access_start(struct pmemset_error *e);
 
 /*

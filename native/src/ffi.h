@@ -72,8 +72,8 @@ struct ffi_engine_info {
 };
 
 /*
- * Reserve the arena, install the SIGBUS handler, take libpmem2's functions. Call once, before any other call but ffi_abi and ffi_code,
- * from a process whose environment has no PMEM2_* variable. -EALREADY the second time; -ENOMEM (RLIMIT_AS is named in the message)
+ * Reserve the arena, install the SIGBUS handler, ignore SIGXFSZ where its action is the default, take libpmem2's functions. Call once,
+ * before any other call but ffi_abi and ffi_code, from a process whose environment has no PMEM2_* variable. -EALREADY the second time; -ENOMEM (RLIMIT_AS is named in the message)
  * where no arena can be had. Blocks: no.
  */
 int ffi_engine_start(const struct ffi_engine_spec *spec, struct pmemset_error *err);

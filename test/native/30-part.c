@@ -8,11 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libpmem2.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #define OFFSET_MAX ((uint64_t)INT64_MAX)
 
@@ -401,7 +401,6 @@ static void growth_that_fails_late(void **state)
 	uint64_t set = new_set(FFI_COALESCING_NONE, 16 * MIB);
 	struct rlimit before;
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-	void (*on_limit)(int) = signal(SIGXFSZ, SIG_IGN);
 	const struct rlimit low = {.rlim_cur = MIB, .rlim_max = before.rlim_max};
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
 	const struct ffi_part_spec spec = {.length = 2 * MIB, .grow = 1, .create = FFI_CREATE_IF_NEEDED};
@@ -409,8 +408,34 @@ static void growth_that_fails_late(void **state)
 	assert_int_equal(err.sys_errno, EFBIG);
 	refused(set, p, "new", spec, PMEMSET_E_CANNOT_GROW_SOURCE_FILE);
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-	(void)signal(SIGXFSZ, on_limit);
 	must_map(set, p, "a", spec);
+	delete_set(set);
+}
+
+/* With `ulimit -f` the kernel would end the process of whoever reaches it; here a child, so that this one could tell. */
+static void the_limit_of_file_sizes(void **state)
+{
+	struct place *p = here(state);
+	const struct rlimit low = {.rlim_cur = MIB, .rlim_max = MIB};
+	struct ffi_part part;
+	struct ffi_written w;
+	make_file(p, "a", 2 * MIB, 0);
+	make_file(p, "b", PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 4 * MIB);
+	uint64_t addr = must_map(set, p, "a", (struct ffi_part_spec){.length = 2 * MIB}).addr;
+	(void)fflush(NULL);
+	pid_t child = fork();
+	if (child == 0) {
+		(void)setrlimit(RLIMIT_FSIZE, &low);
+		int grown = map(set, p, "b", (struct ffi_part_spec){.length = 2 * MIB, .grow = 1}, &part);
+		int why = err.sys_errno;
+		int wrote = ffi_write(set, addr + MIB, "x", 1, FFI_DURABILITY_NONE, &w, &err);
+		_exit(grown == PMEMSET_E_CANNOT_GROW_SOURCE_FILE && why == EFBIG && wrote == -EFBIG ? 0 : 1);
+	}
+	int status = -1;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(file_size(p, "b"), PAGE);
 	delete_set(set);
 }
 
@@ -668,6 +693,7 @@ int main(void)
 			ON_EACH(made_anew),
 			ON_EACH(grown),
 			ON_EACH(growth_that_fails_late),
+			ON_EACH(the_limit_of_file_sizes),
 			ON_EACH(full_file_system),
 			ON_EACH(back_to_back),
 			ON_EACH(congruent_with_huge_pages),
