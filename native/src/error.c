@@ -47,6 +47,15 @@ int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *form
 	return e->code;
 }
 
+void error_add(struct pmemset_error *e, const char *format, ...)
+{
+	va_list args;
+	size_t used = strlen(e->message);
+	va_start(args, format);
+	(void)vsnprintf(e->message + used, sizeof(e->message) - used, format, args);
+	va_end(args);
+}
+
 int error_row(uint32_t i, int32_t *code, const char **name, const char **text)
 {
 	if (i >= error_rows())

@@ -144,6 +144,9 @@ int error_set(struct pmemset_error *e, int code, const char *format, ...) __attr
 /* The same, with the errno that caused it; code 0 means -sys_errno. */
 int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* More for the log, behind the message that is there. */
+void error_add(struct pmemset_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Row i of the table of codes, ours first, then libpmem2's. Returns 0, or -ERANGE past the end. */
 int error_row(uint32_t i, int32_t *code, const char **name, const char **text);
 uint32_t error_rows(void);

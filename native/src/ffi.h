@@ -174,7 +174,7 @@ struct ffi_part {
  * LIMIT_MAPPINGS; CANNOT_COALESCE_PARTS; CANNOT_FIT_PART_MAP (value = largest gap); CANNOT_GROW_SOURCE_FILE (sys_errno; -ENOSPC with
  * KEEP_FREE; with PERSIST_FAILED or DEGRADED where the file cannot be flushed); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
  * -EBUSY with SOURCE_IN_USE and -EEXIST with SOURCE_EXISTS are the create modes' own. Every failure leaves file, directory and set as
- * they were.
+ * they were; but growth stays where it gave bytes back to a part that is mapped already (of a file that somebody else had shortened).
  *
  * Blocks: on the disk (allocation, fsync of file and directory).
  */

@@ -109,6 +109,7 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 		file->medium = medium;
 		atomic_store(&file->failed, 0);
 		atomic_store(&file->dirt, 0);
+		atomic_store(&file->reach, 0);
 		file->clean = 0;
 		file->settled = false;
 		file->references = 1;
@@ -378,17 +379,27 @@ int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growt
 	int rc = why ? error_sys(e, 0, why, "cannot extend the file from %" PRIu64 " to %" PRIu64 " bytes: %s", from, size, strerror(why))
 		     : file_flush(file, NULL, 0, e); /* the one description's errors are the flusher's, whoever asks */
 	if (rc != 0) {
-		file_ungrow(file->fd, growth);
+		file_ungrow(file, growth, e);
 		growth->from = UINT64_MAX;
 	}
 	return rc;
 }
 
-void file_ungrow(int fd, const struct growth *growth)
+void file_ungrow(struct file *file, const struct growth *growth, struct pmemset_error *e)
 {
-	int rc = 0;
-	if (growth->from != UINT64_MAX)
-		do
-			rc = ftruncate(fd, (off_t)growth->from);
-		while (rc != 0 && errno == EINTR);
+	if (growth->from == UINT64_MAX || atomic_load(&file->reach) > growth->from)
+		return;
+	int rc;
+	do
+		rc = ftruncate(file->fd, (off_t)growth->from) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	if (rc != 0)
+		error_add(e, "; and the file cannot be cut to %" PRIu64 " bytes again: %s", growth->from, strerror(rc));
+}
+
+void file_reach(struct file *file, uint64_t end)
+{
+	uint64_t reach = atomic_load(&file->reach);
+	while (reach < end && !atomic_compare_exchange_weak(&file->reach, &reach, end))
+		;
 }

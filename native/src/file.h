@@ -30,7 +30,8 @@ struct file {
 
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;
-	bool settled; /* its first flush was made, or it is new; under size_lock */
+	_Atomic uint64_t reach; /* to where any part of it ever was */
+	bool settled;		/* its first flush was made, or it is new; under size_lock */
 
 	_Atomic int failed;    /* errno of the flush that failed; stays until it is dealt with */
 	_Atomic uint64_t dirt; /* stores that were made without being flushed, counted */
@@ -93,6 +94,12 @@ struct growth {
  * KEEP_FREE (value = bytes available); file_flush's errors.
  */
 int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e);
-void file_ungrow(int fd, const struct growth *growth);
+/*
+ * Unless a part reaches beyond the size before, as can be where somebody else had shortened the file: then what it was given back is
+ * its own, and may have been written to by now. What goes wrong is added to the message.
+ */
+void file_ungrow(struct file *file, const struct growth *growth, struct pmemset_error *e);
+/* A part of it was mapped, up to there. */
+void file_reach(struct file *file, uint64_t end);
 
 #endif

@@ -267,6 +267,7 @@ static void commit(struct mapping *m)
 {
 	struct set *set = m->set;
 	file_hold(m->source->file);
+	file_reach(m->source->file, m->spec->offset + m->length);
 	if (m->append_to != NULL)
 		atomic_fetch_add(&m->map->size, m->length);
 	else
@@ -281,7 +282,7 @@ static void commit(struct mapping *m)
 	set->previous = m->map;
 }
 
-static void undo(struct mapping *m, const struct pmemset_error *why)
+static void undo(struct mapping *m, struct pmemset_error *why)
 {
 	struct set *set = m->set;
 	struct pmemset_error ignored;
@@ -293,7 +294,7 @@ static void undo(struct mapping *m, const struct pmemset_error *why)
 	if ((m->mapped && window_unmap(m->addr, m->length) != 0) || why->reason == PMEMSET_REASON_RANGE_LOST)
 		part_lose_range(set, m->addr, m->addr + m->length);
 	if (m->source->file != NULL)
-		file_ungrow(m->source->file->fd, &m->growth);
+		file_ungrow(m->source->file, &m->growth, why);
 	(void)mappings_take(-m->mappings, &ignored);
 }
 

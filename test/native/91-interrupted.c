@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * System calls that a signal interrupts are made again; a directory that cannot be synced takes the file's name away again. The engine's
- * calls lead here (--wrap).
+ * System calls that a signal interrupts are made again; a directory that cannot be synced takes the file's name away again; what others
+ * do in the middle of a call is theirs. The engine's calls lead here (--wrap).
  */
 #include "scene.h"
 
@@ -16,6 +16,8 @@ static struct {
 	unsigned left, met;
 } interruptions[CALLS];
 static int directory_error; /* of an fsync of one */
+static int truncate_error;
+static void (*after_fallocate)(void);
 
 static bool is_interrupted(enum call call)
 {
@@ -63,11 +65,18 @@ int __wrap_msync(void *addr, size_t size, int flags)
 
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t size)
 {
-	return is_interrupted(FALLOCATE) ? -1 : __real_fallocate(fd, mode, offset, size);
+	int rc = is_interrupted(FALLOCATE) ? -1 : __real_fallocate(fd, mode, offset, size);
+	if (rc == 0 && after_fallocate != NULL)
+		after_fallocate();
+	return rc;
 }
 
 int __wrap_ftruncate(int fd, off_t size)
 {
+	if (truncate_error != 0) {
+		errno = truncate_error;
+		return -1;
+	}
 	return is_interrupted(FTRUNCATE) ? -1 : __real_ftruncate(fd, size);
 }
 
@@ -136,6 +145,51 @@ static void undoing_is_made_again(void **state)
 	fails(map(set, p, "a", (struct ffi_part_spec){.length = 16 * PAGE, .grow = 1}, &part), PMEMSET_E_GRANULARITY_NOT_SUPPORTED);
 	met(FTRUNCATE);
 	same_world(before, set, p);
+
+	/* It cannot be undone: that is for whoever reads the log. */
+	truncate_error = EIO;
+	fails(map(set, p, "a", (struct ffi_part_spec){.length = 16 * PAGE, .grow = 1}, &part), PMEMSET_E_GRANULARITY_NOT_SUPPORTED);
+	truncate_error = 0;
+	assert_non_null(strstr(err.message, "cannot be cut"));
+	assert_int_equal(file_size(p, "a"), 16 * PAGE);
+	delete_set(set);
+}
+
+static uint64_t shortened, end_of_it; /* a set, and the end of its part */
+
+static void write_at_the_end(void)
+{
+	struct ffi_written w;
+	must(ffi_write(shortened, end_of_it - 5, "bytes", 5, FFI_DURABILITY_PERSISTED, &w, &err));
+}
+
+/*
+ * Somebody shortens a file beneath a part, and growth for another one gives the part its bytes back. What it writes there, and is told to
+ * be durable, stays, though the other one's map fails.
+ */
+static void growth_that_another_part_relies_on(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_part part;
+	char bytes[5];
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_BYTE};
+	uint64_t set;
+	make_file(p, "a", 8 * PAGE, 1);
+	must(ffi_set_new(&spec, &set, &err));
+	shortened = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	end_of_it = must_map(shortened, p, "a", (struct ffi_part_spec){.length = 8 * PAGE}).addr + 8 * PAGE;
+	assert_int_equal(truncate(path_in(p, "a"), (off_t)(4 * PAGE)), 0);
+	after_fallocate = write_at_the_end;
+	int rc = map(set, p, "a", (struct ffi_part_spec){.length = 12 * PAGE, .grow = 1}, &part);
+	after_fallocate = NULL;
+	must_be(rc, PMEMSET_E_GRANULARITY_NOT_SUPPORTED, "the map", __FILE__, __LINE__);
+	must(ffi_read(shortened, end_of_it - sizeof(bytes), bytes, sizeof(bytes), 0, &err));
+	assert_memory_equal(bytes, "bytes", sizeof(bytes));
+	/* Nobody relies on what is behind that: it is taken back as ever. */
+	uint64_t size = file_size(p, "a");
+	fails(map(set, p, "a", (struct ffi_part_spec){.length = size + PAGE, .grow = 1}, &part), PMEMSET_E_GRANULARITY_NOT_SUPPORTED);
+	assert_int_equal(file_size(p, "a"), size);
+	delete_set(shortened);
 	delete_set(set);
 }
 
@@ -162,6 +216,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 			ON_EACH(calls_are_made_again),
 			ON_EACH(undoing_is_made_again),
+			ON_EACH(growth_that_another_part_relies_on),
 			ON_EACH(a_name_that_does_not_last),
 	};
 	return RUN("interrupted", tests, FFI_GRANULARITY_UNSET);
