@@ -75,7 +75,7 @@ export default async function memory (app: FastifyInstance, { service }: { servi
       headers: Conditional,
       bytes: 'in',
       answers: { 200: ref(Written) },
-      codes: [...CHANGE_CODES, 'NO_SPACE', 'EIO', 'EROFS', 'PMEMSET_E_DEEP_FLUSH_FAIL'],
+      codes: [...CHANGE_CODES, 'NO_SPACE', 'EIO', 'EROFS', 'EFBIG', 'PMEMSET_E_DEEP_FLUSH_FAIL'],
       example: { path: { set: 'accounts' }, query: { addr: '0x400000000000', durability: 'persisted' }, answer: { ...example, ranges: [{ addr: '0x400000000000', length: 8 }], bytes: 8 } }
     }),
     preValidation: refuseContentRange

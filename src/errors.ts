@@ -414,8 +414,7 @@ function extrasOf (code: CodeName, e: EngineError, cause: string | undefined): E
   const granularity = GRANULARITIES[e.granularity]
   switch (code) {
     case 'PMEMSET_E_LENGTH_UNALIGNED': return { requiredAlignment: value }
-    case 'PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL':
-    case 'PMEMSET_E_MAP_LENGTH_UNSET': return { sourceSize: value }
+    case 'PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL': return { sourceSize: value }
     case 'PMEMSET_E_CANNOT_FIT_PART_MAP': return { largestGap: value }
     case 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED':
     case 'PMEMSET_E_GRANULARITY_MISMATCH': return granularity === undefined ? {} : { availableGranularity: granularity }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What the medium does to the service: files that shrink under their maps, file systems that are full, flushes that fail. Each is an answer; the process
 // lives, and whatever is on other files goes on.
-import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Part, PmemSet } from '../src/schemas.js'
-import { call, cannot, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
+import { brokenDisk, cannotBreak, cannotMount, fill, mounted, tmpfs } from './media.js'
+import { call, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
 import { raw } from './shell.js'
 
 const KIB64 = 64 * 1024
@@ -104,43 +104,9 @@ t.test('a file that is truncated in the middle of a download', async (t) => {
 
 /* ---- file systems that are full ---- */
 
-/** A file system at a directory of its own, until the end of the test; lazily, since a file whose flush failed stays open in the engine. */
-function mounted (t: Test, command: (dir: string) => string[], dir = mkdtempSync(join(tmpdir(), 'pmemsetd-mount-'))): string {
-  const [program = '', ...args] = command(dir)
-  execFileSync(program, args)
-  t.teardown(() => {
-    execFileSync('umount', ['-l', dir])
-    rmSync(dir, { recursive: true, force: true })
-  })
-  return dir
-}
-
-const tmpfs = (size: string) => (dir: string): string[] => ['mount', '-t', 'tmpfs', '-o', `size=${size}`, 'none', dir]
-
-/** Takes all space but so many bytes. */
-function fill (dir: string, spare = 0): void {
-  const fd = openSync(join(dir, 'filler'), 'w')
-  let size = 0
-  for (const piece of [MIB, PAGE]) {
-    const bytes = Buffer.alloc(piece, 1)
-    for (let wrote = piece; wrote > 0;) {
-      try {
-        wrote = writeSync(fd, bytes)
-      } catch {
-        wrote = 0
-      }
-      size += wrote
-    }
-  }
-  ftruncateSync(fd, size - spare)
-  closeSync(fd)
-}
-
 const files = (dir: string): string[] => readdirSync(dir, { recursive: true, encoding: 'utf8' }).map((name) => `${name}: ${statSync(join(dir, name)).size} bytes, ${statSync(join(dir, name)).blocks} blocks`).sort()
 
-const noTmpfs = cannot('mkdir m && mount -t tmpfs -o size=1m none m && umount m')
-
-t.test('mapping on a full file system changes nothing', { skip: noTmpfs }, async (t) => {
+t.test('mapping on a full file system changes nothing', { skip: cannotMount }, async (t) => {
   const dir = mounted(t, tmpfs('8m'))
   const opened = await open(t, { dir, env: { PMEMSETD_KEEP_FREE_PERCENT: '0' } })
   await makeSet(t, opened, { id: 's' })
@@ -159,7 +125,7 @@ t.test('mapping on a full file system changes nothing', { skip: noTmpfs }, async
   await expectGood(t, opened, 's', addr)
 })
 
-t.test('a hole that a full file system cannot fill', { skip: noTmpfs }, async (t) => {
+t.test('a hole that a full file system cannot fill', { skip: cannotMount }, async (t) => {
   const dir = mounted(t, tmpfs('8m'))
   const opened = await open(t, { dir, env: { PMEMSETD_KEEP_FREE_PERCENT: '0' } })
   await makeSet(t, opened, { id: 's' })
@@ -183,29 +149,7 @@ t.test('a hole that a full file system cannot fill', { skip: noTmpfs }, async (t
 
 /* ---- flushes that fail ---- */
 
-/** An ext4 on a loop device on a small tmpfs, and a file on it for which the tmpfs has no space left. */
-function brokenDisk (t: Test, names: readonly string[]): { dir: string, mend: () => void } {
-  const beneath = mounted(t, tmpfs('40m'))
-  const image = join(beneath, 'image')
-  makeFile(beneath, 'image', 128 * MIB)
-  execFileSync('mkfs.ext4', ['-q', '-b', '4096', '-J', 'size=8', image])
-  const dir = mounted(t, (dir) => ['mount', '-o', 'loop,noatime', image, dir])
-  rmSync(join(dir, 'lost+found'), { recursive: true })
-  for (const name of names) makeFile(dir, name, Buffer.alloc(4 * PAGE, 'd'))
-  execFileSync('sync', ['-f', dir])
-  for (const name of names) {
-    const extents = execFileSync('filefrag', ['-v', '-b4096', join(dir, name)], { encoding: 'utf8' })
-    const found = [...extents.matchAll(/^ *\d+: +\d+\.\. +\d+: +(\d+)\.\. +\d+: +(\d+):/gm)]
-    if (found.length === 0) throw new Error(extents)
-    for (const [, first, count] of found) execFileSync('fallocate', ['-p', '-o', String(Number(first) * 4096), '-l', String(Number(count) * 4096), image])
-  }
-  fill(beneath)
-  return { dir, mend: () => { truncateSync(join(beneath, 'filler'), 0) } }
-}
-
-const noLoop = cannot('truncate -s 16M image && mkfs.ext4 -q image && mkdir m && mount -o loop image m && umount m && filefrag -v image && fallocate -p -o 0 -l 4096 image && mkdir n && mount -t tmpfs -o size=1m none n && umount n')
-
-t.test('a flush that fails is told once, and never made good by another', { skip: noLoop }, async (t) => {
+t.test('a flush that fails is told once, and never made good by another', { skip: cannotBreak }, async (t) => {
   const { dir, mend } = brokenDisk(t, ['lost', 'deep'])
   const sound = mkdtempSync(join(tmpdir(), 'pmemsetd-test-'))
   t.teardown(() => { rmSync(sound, { recursive: true, force: true }) })
@@ -232,6 +176,7 @@ t.test('a flush that fails is told once, and never made good by another', { skip
     }
     for (const durability of ['flushed', 'persisted', 'deep']) await refused(t, opened, ['PUT', `/sets/s/memory?addr=${lost.addr}&durability=${durability}`, Buffer.from('x')], 409, 'SET_DEGRADED', { written: 0, durability: 'none' })
     for (const url of ['/sets/s/parts/lost', `/sets/s/maps/${lost.addr}`, `/sets/s/maps?addr=${lost.addr}&length=${PAGE}`, '/sets/s']) await refused(t, opened, ['DELETE', url], 409, 'SET_DEGRADED')
+    await refused(t, opened, ['POST', '/sets/s/parts', { source: { type: 'file', path: 'lost', grow: true }, length: 8 * PAGE }], 409, 'SET_DEGRADED')
     t.match([await must(t, opened, 'GET', '/sets/s') as PmemSet, await must(t, opened, 'GET', '/sets/twin') as PmemSet], [{ state: 'degraded' }, { state: 'degraded' }])
     for (const [set, part, members] of [['s', 'lost', { state: 'degraded', problem: 'PERSIST_FAILED' }], ['twin', 'lost', { state: 'degraded', problem: 'PERSIST_FAILED' }], ['s', 'good', { state: 'mapped', problem: undefined }]] as const) {
       t.match(await must(t, opened, 'GET', `/sets/${set}/parts/${part}`), members)

@@ -2,7 +2,6 @@
 //
 // Volumes: the directories that the operator allows. Every path of a client is relative to one of them, and the engine holds each open, so that what a
 // name leads to cannot be exchanged behind the service.
-import { statfs } from 'node:fs/promises'
 import type { Limits, VolumeConfig } from '../config.js'
 import type { Engine, Granularity, Handle } from '../engine/engine.js'
 import { GRANULARITIES } from '../engine/engine.js'
@@ -55,8 +54,8 @@ export class Volumes {
 
   /** Bytes that growing files must leave on a volume. */
   async keepFree (name: string): Promise<number> {
-    const { blocks, bsize } = await statfs(this.#named(name).path)
-    return Math.floor(blocks * bsize * this.#limits.keepFreePercent / 100)
+    const { capacity } = await this.#engine.volumeInfo(this.#named(name).handle)
+    return Math.floor(capacity * this.#limits.keepFreePercent / 100)
   }
 
   close (): void {
