@@ -42,8 +42,8 @@ function refuseContentRange (request: FastifyRequest, _reply: FastifyReply, done
 
 function contentLength (request: FastifyRequest): number | undefined {
   const header = request.headers['content-length']
-  // Node has refused what is no number. Without one and without chunks, the body is empty.
-  if (header !== undefined) return Number(header)
+  // Node has refused what is no number. What is no exact one is longer than any map all the same. Without one and without chunks, the body is empty.
+  if (header !== undefined) return Math.min(Number(header), Number.MAX_SAFE_INTEGER)
   return request.headers['transfer-encoding'] === undefined ? 0 : undefined
 }
 

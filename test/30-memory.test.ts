@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Bytes in and out: every size and seam, every refusal before and in the middle of a body, clients that stall or go away, and what holds a map meanwhile.
 import { readFileSync } from 'node:fs'
+import { Agent, request as httpRequest } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
-import { call, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
+import { call, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, type Opened, type OpenOptions } from './service.js'
 import { raw } from './shell.js'
 
 const KIB64 = 64 * 1024
@@ -95,13 +96,13 @@ t.test('ranges that leave their map, and requests that are none', async (t) => {
   await refused(t, opened, ['PUT', `/sets/s/memory?addr=${addr}&durability=sure`, Buffer.from('x')], 400, 'PARAMETER_INVALID', { errors: [{ in: 'query', name: 'durability' }] })
   await refused(t, opened, ['PUT', `/sets/s/memory?addr=${addr}`, Buffer.from('x'), { 'content-range': 'bytes 0-0/*' }], 400, 'PARAMETER_INVALID', { errors: [{ in: 'header', name: 'content-range' }] })
   for (const type of ['application/json', 'text/plain', 'application/x-www-form-urlencoded']) await refused(t, opened, ['PUT', `/sets/s/memory?addr=${addr}`, Buffer.from('{}'), { 'content-type': type }], 415, 'MEDIA_TYPE_UNSUPPORTED', { accepted: 'application/octet-stream' })
-  t.match((await call(t, opened, 'HEAD', `/sets/s/memory?addr=${addr}&length=1`)).headers, { allow: 'GET, OPTIONS, PUT' })
+  t.match(await call(t, opened, 'HEAD', `/sets/s/memory?addr=${addr}&length=1`), { status: 405, headers: { allow: 'GET, OPTIONS, PUT' } })
 })
 
 /* ---- on the wire ---- */
 
-async function wire (t: Test, env: NodeJS.ProcessEnv = {}): Promise<Opened & { addr: string, size: number }> {
-  const opened = await listening(t, { env })
+async function wire (t: Test, env: NodeJS.ProcessEnv = {}, progress: OpenOptions['progress'] = {}): Promise<Opened & { addr: string, size: number }> {
+  const opened = await listening(t, { env, progress })
   await makeSet(t, opened, { id: 's' })
   const size = 64 * MIB
   const { addr } = await mapPart(t, opened, 's', 'big', { length: size })
@@ -129,14 +130,33 @@ async function until (t: Test, opened: Opened, method: string, url: string, stat
 t.test('a refusal comes before 100 Continue and before the body', async (t) => {
   const { port, addr, size, dir } = await wire(t)
   const put = (at: string, head: string): string => `PUT /sets/s/memory?addr=${at} HTTP/1.1\r\n${HOST}\r\n${head}\r\nExpect: 100-continue\r\n\r\n`
-  for (const [at, head, status] of [[plus(addr, size - 1), 'Content-Length: 2', 422], [plus(addr, size), 'Content-Length: 1', 404], [addr, 'Content-Length: 107374182400', 422], [addr, 'Content-Length: 1\r\nIf-Match: "x"', 412], ['0x1', 'Transfer-Encoding: chunked', 404]] as const) {
+  const refusals = [[plus(addr, size - 1), 'Content-Length: 2', 422], [plus(addr, size), 'Content-Length: 1', 404], [addr, 'Content-Length: 107374182400', 422], [addr, 'Content-Length: 1\r\nIf-Match: "x"', 412], ['0x1', 'Transfer-Encoding: chunked', 404]] as const
+  await Promise.all(refusals.map(async ([at, head, status]) => {
     const answer = await raw(port, put(at, head), { ms: 4000 })
     t.match([answer.status, answer.head], [status, 'connection: close'], head)
     t.notMatch(answer.text, '100 Continue')
-  }
+  }))
   const accepted = await raw(port, put(addr, 'Content-Length: 3\r\nConnection: close'), { onText: (text, send) => { if (text.endsWith('Continue\r\n\r\n')) send('abc') } })
   t.match(accepted.text, /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 /)
   t.equal(readFileSync(join(dir, 'big')).subarray(0, 3).toString(), 'abc')
+})
+
+t.test('bodies that are longer than any map, and bodies that are none', async (t) => {
+  const { port, addr, size, dir } = await wire(t)
+  const put = async (head: string, status: number, members: object, body = ''): Promise<void> => {
+    const answer = await raw(port, `PUT /sets/s/memory?addr=${plus(addr, size - 4)} HTTP/1.1\r\n${HOST}\r\n${head}\r\n\r\n${body}`, { ms: 4000 })
+    t.match([answer.status, JSON.parse(answer.body)], [status, members], head)
+  }
+  await Promise.all([
+    ...['8', '9007199254740991', '9007199254740992', '9007199254740993', '9223372036854775808', '18446744073709551615'].map((length) => (
+      put(`Content-Length: ${length}`, 422, { code: 'PMEMSET_E_LENGTH_OUT_OF_RANGE', map: { addr, size } }, 'abcdefgh')
+    )),
+    ...['18446744073709551616', '-1', '1e3', '0x10', ''].map((length) => put(`Content-Length: ${length}`, 400, { code: 'REQUEST_INVALID' }, 'abcdefgh')),
+    ...['', '\r\nContent-Length: 0', '\r\nContent-Type: application/octet-stream'].map((more) => put(`Connection: close${more}`, 200, { bytes: 0 }))
+  ])
+  t.same(readFileSync(join(dir, 'big')).subarray(-8), Buffer.alloc(8), 'none of it was written')
+  const behind = await raw(port, `PUT /sets/s/memory?addr=${addr} HTTP/1.1\r\n${HOST}\r\nContent-Length: 3\r\n\r\nabcGARBAGE\r\n\r\n`)
+  t.match([behind.text, behind.end], [/^(HTTP\/1\.1 200 |$)/, /closed|reset/], 'what follows a write is never the answer to it')
 })
 
 t.test('a body of unknown length that runs over is told how much was written', async (t) => {
@@ -180,6 +200,17 @@ t.test('an upload that stalls holds its map, and a client that goes lets it go',
   await until(t, opened, 'DELETE', `/sets/s/maps/${addr}`, 204)
 })
 
+t.test('a client that stalls is cut off, and lets its map go', async (t) => {
+  const opened = await wire(t, {}, { progressBytes: KIB64, progressMs: 300 })
+  const { port, addr, size } = opened
+  const download = await stalled(port, `GET /sets/s/memory?addr=${addr}&length=${size} HTTP/1.1\r\n${HOST}\r\n\r\n`)
+  const upload = await stalled(port, `PUT /sets/s/memory?addr=${addr} HTTP/1.1\r\n${HOST}\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n`)
+  await refused(t, opened, ['DELETE', '/sets/s'], 409, 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP')
+  await until(t, opened, 'DELETE', '/sets/s', 204)
+  download.destroy()
+  upload.destroy()
+})
+
 t.test('no more streams than the limit', async (t) => {
   const opened = await wire(t, { PMEMSETD_STREAMS_MAX: '1' })
   const { port, addr, size } = opened
@@ -212,4 +243,31 @@ t.test('many clients at once: an aligned word is never torn', async (t) => {
     }
   }))
   t.same(torn, [])
+})
+
+t.test('fifty clients on sockets of their own, each with its own bytes', async (t) => {
+  const { port, addr, dir } = await wire(t)
+  const agent = new Agent({ keepAlive: true, maxSockets: 50 })
+  t.teardown(() => { agent.destroy() })
+  const send = (method: string, url: string, body?: Buffer): Promise<Buffer> => new Promise((resolve, reject) => {
+    const request = httpRequest({ port, host: '127.0.0.1', agent, method, path: url, headers: { host: 'localhost' } }, (reply) => {
+      const chunks: Buffer[] = []
+      reply.on('data', (chunk: Buffer) => chunks.push(chunk))
+      reply.on('end', () => { if (reply.statusCode === 200) resolve(Buffer.concat(chunks)); else reject(new Error(Buffer.concat(chunks).toString())) })
+    })
+    request.on('error', reject)
+    request.end(body)
+  })
+  const share = 300 * 1024 + 7
+  await Promise.all(Array.from({ length: 50 }, async (_, client) => {
+    const at = plus(addr, client * share)
+    for (let round = 0; round < 4; round++) {
+      const bytes = pattern(share, client * 4 + round)
+      await send('PUT', `/sets/s/memory?addr=${at}&durability=${round % 2 === 0 ? 'none' : 'persisted'}`, bytes)
+      if (!(await send('GET', `/sets/s/memory?addr=${at}&length=${share}`)).equals(bytes)) t.fail(`client ${client}, round ${round}`)
+    }
+  }))
+  const bytes = readFileSync(join(dir, 'big'))
+  for (let client = 0; client < 50; client++) t.ok(bytes.subarray(client * share, (client + 1) * share).equals(pattern(share, client * 4 + 3)), `client ${client}`)
+  t.same(bytes.subarray(50 * share, 50 * share + PAGE), Buffer.alloc(PAGE))
 })

@@ -155,9 +155,9 @@ const PARSER_ERRORS: Partial<Record<string, [CodeName, string]>> = {
 export function createParserErrorHandler (log: Log): (error: Error & { code?: string, rawPacket?: unknown }, socket: Socket) => void {
   return (error, socket) => {
     if (error.code === 'ECONNRESET' || socket.destroyed) return
-    // A reply may be under way for an earlier request of this connection; text in its middle would be taken for a part of it.
-    const current = (socket as Socket & { _httpMessage?: { headersSent: boolean } })._httpMessage
-    if (!socket.writable || current?.headersSent === true) {
+    // A reply may be under way for an earlier request of this connection: text in its middle would be taken for a part of it, and before it, for the reply.
+    const current = (socket as Socket & { _httpMessage?: { headersSent: boolean, req: IncomingMessage } | null })._httpMessage
+    if (!socket.writable || current?.headersSent === true || current?.req.complete === true) {
       socket.destroy()
       return
     }
