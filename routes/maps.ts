@@ -32,7 +32,7 @@ export default async function mapRoutes (app: FastifyInstance, { service }: { se
     tag(reply, set)
     // Pages are of lists; beside an address alone they are as wrong as half a range.
     const isLookup = addr !== undefined && length === undefined && limit === undefined && cursor === undefined
-    return isLookup ? { items: [maps.at(set, addr)] } : maps.list(set, { addr, length }, { limit, cursor })
+    return isLookup ? maps.at(set, addr) : maps.list(set, { addr, length }, { limit, cursor })
   })
 
   app.get<{ Params: MapPath }>('/sets/:set/maps/:addr', operation({

@@ -231,6 +231,29 @@ export function isStale (error: unknown): boolean {
   return error instanceof EngineError && error.code === -constants.errno.EBADF
 }
 
+const HIGH = 2 ** 32
+
+/**
+ * What a look-up found, as the engine wrote it; the next look-up overwrites it. It is read in halves of words, since each BigInt would be an object, and
+ * look-ups are the hot path: addresses of user space and counts are exact as numbers.
+ */
+export class Found {
+  readonly words = new BigUint64Array(SPAN_WORDS)
+  readonly #halves = new Uint32Array(this.words.buffer)
+
+  get mapAddr (): number { return this.#word(0) }
+  get mapSize (): number { return this.#word(1) }
+  get mapParts (): number { return this.#word(2) }
+  get cookie (): number { return this.#word(7) }
+
+  span (): Span { return spanAt(this.words, 0) }
+
+  // Little-endian, as every processor that libpmem2 knows.
+  #word (index: number): number {
+    return (this.#halves[index * 2 + 1] as number) * HIGH + (this.#halves[index * 2] as number)
+  }
+}
+
 export class Engine {
   readonly #abi: Abi
   readonly #call: Functions
@@ -238,7 +261,7 @@ export class Engine {
   readonly #err = STRUCTS.error.blank()
   readonly #setInfo = STRUCTS.setInfo.blank()
   readonly #written = STRUCTS.written.blank()
-  readonly #span = new BigUint64Array(SPAN_WORDS)
+  readonly #found = new Found()
   readonly #out = new BigUint64Array(1)
 
   private constructor (abi: Abi) {
@@ -395,12 +418,17 @@ export class Engine {
     }
   }
 
-  /** The map and the part that hold the address. */
-  lookup (set: Handle, addr: bigint): Span | undefined {
-    const code = this.#call.ffi_lookup(set, addr, this.#span)
-    if (code === 0) return spanAt(this.#span, 0)
+  /** The map and the part that hold the address, until the next call. */
+  find (set: Handle, addr: bigint): Found | undefined {
+    const code = this.#call.ffi_lookup(set, addr, this.#found.words)
+    if (code === 0) return this.#found
     if (code === CANNOT_FIND_PART_MAP) return undefined
     return throwCode(code, 'look-up')
+  }
+
+  /** The same, to keep. */
+  lookup (set: Handle, addr: bigint): Span | undefined {
+    return this.find(set, addr)?.span()
   }
 
   /** Up to `max` maps, each with its first part, that touch [from, to), in address order; `to` 0n: no end. */

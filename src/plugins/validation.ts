@@ -66,33 +66,43 @@ interface ParametersSchema {
   required?: string[]
 }
 
-type Parameter = (text: string) => { value: unknown } | { reason: string }
+/** What a text is that a parameter does not take; made once, since most are right. */
+class Wrong {
+  constructor (readonly reason: string) {}
+}
+
+/** The value of a text, or what is wrong with it. */
+type Parameter = (text: string) => unknown
 
 const INTEGER = /^(0|[1-9][0-9]{0,15})$/
 
 function integerParameter (schema: ParameterSchema): Parameter {
   const minimum = schema.minimum ?? 0
   const maximum = schema.maximum ?? Number.MAX_SAFE_INTEGER
-  const reason = `must be a decimal integer from ${minimum} to ${maximum}`
+  const wrong = new Wrong(`must be a decimal integer from ${minimum} to ${maximum}`)
   return (text) => {
     const value = INTEGER.test(text) ? Number(text) : NaN
-    return value >= minimum && value <= maximum ? { value } : { reason }
+    return value >= minimum && value <= maximum ? value : wrong
   }
 }
 
 function booleanParameter (): Parameter {
-  return (text) => (text === 'true' || text === 'false' ? { value: text === 'true' } : { reason: 'must be true or false' })
+  const wrong = new Wrong('must be true or false')
+  return (text) => (text === 'true' || text === 'false' ? text === 'true' : wrong)
 }
 
 function stringParameter (schema: ParameterSchema): Parameter {
   const pattern = schema.pattern === undefined ? undefined : new RegExp(schema.pattern, 'u')
   const { minLength = 0, maxLength = Infinity } = schema
   const values = schema.enum
+  const noValue = new Wrong(`must be one of ${values?.join(', ') ?? ''}`)
+  const noMatch = new Wrong(`must match ${pattern?.source ?? ''}`)
+  const noLength = new Wrong(`must have ${minLength} to ${maxLength} characters`)
   return (text) => {
-    if (values !== undefined && !values.includes(text)) return { reason: `must be one of ${values.join(', ')}` }
-    if (pattern !== undefined && !pattern.test(text)) return { reason: `must match ${pattern.source}` }
-    if (text.length < minLength || text.length > maxLength) return { reason: `must have ${minLength} to ${maxLength} characters` }
-    return { value: text }
+    if (values !== undefined && !values.includes(text)) return noValue
+    if (pattern !== undefined && !pattern.test(text)) return noMatch
+    if (text.length < minLength || text.length > maxLength) return noLength
+    return text
   }
 }
 
@@ -115,16 +125,15 @@ interface Rules {
   defaults: Array<[string, unknown]>
 }
 
-function checkOne (rules: Rules, name: string, raw: unknown, values: Record<string, unknown>): Violation | undefined {
-  const check = rules.known.get(name)
-  const at = { in: rules.place, name }
-  if (check === undefined) return { ...at, reason: 'is not known' }
-  if (raw instanceof Unreadable) return { ...at, reason: raw.reason }
-  if (typeof raw !== 'string') return { ...at, reason: 'must not be repeated' }
-  if (raw === '') return { ...at, reason: 'must not be empty' }
-  const result = check(raw)
-  if ('reason' in result) return { ...at, reason: result.reason }
-  values[name] = result.value
+function checkOne ({ known, place }: Rules, name: string, raw: unknown, values: Record<string, unknown>): Violation | undefined {
+  const check = known.get(name)
+  if (check === undefined) return { in: place, name, reason: 'is not known' }
+  if (raw instanceof Unreadable) return { in: place, name, reason: raw.reason }
+  if (typeof raw !== 'string') return { in: place, name, reason: 'must not be repeated' }
+  if (raw === '') return { in: place, name, reason: 'must not be empty' }
+  const value = check(raw)
+  if (value instanceof Wrong) return { in: place, name, reason: value.reason }
+  if (value !== raw) values[name] = value
   return undefined
 }
 
@@ -138,10 +147,12 @@ function compileParameters (schema: ParametersSchema, place: Rules['place']): (v
   }
   return (values) => {
     // Headers that no route knows are anybody's; query and path parameters are ours alone.
-    const names = place === 'header' ? [...rules.known.keys()].filter((name) => values[name] !== undefined) : Object.keys(values)
+    const names = place === 'header' ? rules.known.keys() : Object.keys(values)
     let violations: Violation[] | undefined
     for (const name of names) {
-      const violation = checkOne(rules, name, values[name], values)
+      const value = values[name]
+      if (value === undefined) continue
+      const violation = checkOne(rules, name, value, values)
       if (violation !== undefined) (violations ??= []).push(violation)
     }
     for (const name of rules.required) {

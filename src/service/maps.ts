@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Part maps of a set: look-up by address, lists, removal. Look-ups ask the engine and wait for nobody.
-import type { Removed, Span } from '../engine/engine.js'
+import type { Found, Removed, Span } from '../engine/engine.js'
 import { hex, ServiceError } from '../errors.js'
 import type { Page, PartMap, Removal } from '../schemas.js'
 import { pageOf, type PageRequest } from './list.js'
-import type { Expected, LiveSet } from './set.js'
+import type { Expected, LivePart, LiveSet } from './set.js'
 
 /** Rows of a report. */
 const REPORTED_MAX = 1000
@@ -28,11 +28,22 @@ function describe (set: LiveSet, span: Span): PartMap {
 }
 
 /** The one map that contains the address, with the part that holds it. */
-export function at (set: LiveSet, addr: string): PartMap {
-  const span = set.context.engine.lookup(set.handle, BigInt(addr))
-  const part = span === undefined ? undefined : set.partOf(span.cookie)
-  if (span === undefined || part === undefined) throw notFound('No part map holds the address.')
-  return { ...describe(set, span), part: { id: part.id, addr: hex(span.addr), length: span.length, offset: span.offset } }
+export function at (set: LiveSet, addr: string): { readonly items: PartMap[] } {
+  const found = set.context.engine.find(set.handle, BigInt(addr))
+  const part = found === undefined ? undefined : set.partOf(found.cookie)
+  if (found === undefined || part === undefined) throw notFound('No part map holds the address.')
+  const { told } = part
+  // Most look-ups find what an earlier one has found, and telling it costs more than finding it.
+  if (told?.revision === set.revision && told.mapAddr === found.mapAddr && told.mapSize === found.mapSize && told.mapParts === found.mapParts) return told.answer
+  return tell(set, part, found)
+}
+
+function tell (set: LiveSet, part: LivePart, found: Found): { readonly items: PartMap[] } {
+  const { mapAddr, mapSize, mapParts } = found
+  const span = found.span()
+  const answer = { items: [{ ...describe(set, span), part: { id: part.id, addr: hex(span.addr), length: span.length, offset: span.offset } }] }
+  part.told = { revision: set.revision, mapAddr, mapSize, mapParts, answer }
+  return answer
 }
 
 /** The map that starts at the address. */

@@ -6,7 +6,7 @@ import type { Catalog, Change, PartRecord, SetRecord } from '../catalog/catalog.
 import type { Limits } from '../config.js'
 import type { Engine, Granularity, Handle, Persistence } from '../engine/engine.js'
 import { hex, ServiceError } from '../errors.js'
-import type { PmemSet, SetPatch } from '../schemas.js'
+import type { PartMap, PmemSet, SetPatch } from '../schemas.js'
 import type { Volumes } from './volumes.js'
 
 /** What all sets share. */
@@ -26,9 +26,19 @@ export interface Mapped {
   coalesced: boolean
 }
 
+/** The answer to a look-up in a part, good as long as revision and map are these. */
+export interface Told {
+  readonly revision: number
+  readonly mapAddr: number
+  readonly mapSize: number
+  readonly mapParts: number
+  readonly answer: { readonly items: PartMap[] }
+}
+
 export interface LivePart {
   readonly id: string
   readonly cookie: number
+  told?: Told
   /** Absent while the part is being mapped: look-ups can find it by then, lists do not tell of it yet. */
   mapped?: Mapped & { record: PartRecord }
 }
@@ -54,10 +64,15 @@ export function checkLabels (labels: Readonly<Record<string, string>>, limits: L
   }
 }
 
+function versionOf ({ uid, revision }: SetRecord): string {
+  return `${uid}.${revision}`
+}
+
 export class LiveSet {
   readonly context: Context
   readonly handle: Handle
   #record: SetRecord
+  #version: string
   #granularity: Granularity | undefined
   #isEnded = false
   #lastChange: Promise<unknown> = Promise.resolve()
@@ -67,6 +82,7 @@ export class LiveSet {
   constructor (context: Context, record: SetRecord, handle: Handle) {
     this.context = context
     this.#record = record
+    this.#version = versionOf(record)
     this.handle = handle
   }
 
@@ -80,7 +96,7 @@ export class LiveSet {
 
   /** Names this state of the set among all states of all sets. */
   get version (): string {
-    return `${this.#record.uid}.${this.#record.revision}`
+    return this.#version
   }
 
   part (id: string): LivePart | undefined {
@@ -172,5 +188,6 @@ export class LiveSet {
     const set: SetRecord = { ...this.#record, ...fields, revision: this.#record.revision + 1 }
     await this.context.catalog.commit([{ kind: 'put-set', set }, ...changes])
     this.#record = set
+    this.#version = versionOf(set)
   }
 }
