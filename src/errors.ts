@@ -401,7 +401,7 @@ function statusOfEngine (code: CodeName, e: EngineError): number {
   }
 }
 
-const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'partsPerSet', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytesTotal' }
+const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'partsPerSet', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytes' }
 const FAULTS: Partial<Record<Reason, string>> = { TRUNCATED: 'truncated', NO_SPACE: 'no_space', MEDIA: 'media', UNKNOWN_FAULT: 'unknown' }
 
 /** An address as the wire has it. */
