@@ -68,7 +68,9 @@ t.test('persist, flush, deep flush and drain', async (t) => {
     const bad = [{ addr, length: 1 }, { addr: plus(addr, 9 * MIB - 1), length: 2 }]
     await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, { ranges: bad }], 422, 'PMEMSET_E_LENGTH_OUT_OF_RANGE', { errors: [{ in: 'body', pointer: '/ranges/1' }], map: { addr, size: 9 * MIB } })
     await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, { ranges: [{ addr: plus(addr, -1), length: 1 }] }], 404, 'PMEMSET_E_CANNOT_FIND_PART_MAP', { errors: [{ pointer: '/ranges/0' }] })
-    await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, { ranges: Array.from({ length: 1025 }, () => ({ addr, length: 1 })) }], 409, 'LIMIT_EXCEEDED', { limit: 'ranges', max: 1024 })
+    const many = { ranges: Array.from({ length: 1025 }, () => ({ addr, length: 1 })) }
+    await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, many], 409, 'LIMIT_EXCEEDED', { limit: 'ranges', max: 1024 })
+    await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, many, { 'if-match': '"x"' }], 412, 'PRECONDITION_FAILED')
     for (const body of [{}, { ranges: [] }, { ranges: [{ addr }] }, { ranges: [{ addr, length: '1' }] }, { ranges: [{ addr: '4000', length: 1 }] }, { ranges: [{ addr, length: 1, x: 1 }] }, { ranges: [{ addr, length: 2 ** 53 }] }]) {
       await refused(t, opened, ['POST', `/sets/s/${operation ?? ''}`, body], 400, 'REQUEST_INVALID')
     }
@@ -182,9 +184,14 @@ t.test('a download that stalls holds its map, and a client that goes lets it go'
   await refused(t, opened, ['DELETE', '/sets/s'], 409, 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP')
   socket.destroy()
   await until(t, opened, 'GET', '/readyz', 200)
-  const pipelined = await stalled(port, get + get + get)
-  pipelined.resetAndDestroy()
-  await until(t, opened, 'DELETE', `/sets/s/maps/${addr}`, 204)
+  const half = `PUT /sets/s/memory?addr=${addr} HTTP/1.1\r\n${HOST}\r\nContent-Length: 100\r\n\r\nhalf`
+  for (const queued of [get + get, half, get + half]) {
+    const pipelined = await stalled(port, get + queued)
+    await refused(t, opened, [...inUse], 409, 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP')
+    pipelined.resetAndDestroy()
+    await until(t, opened, 'DELETE', `/sets/s/maps/${addr}`, 204)
+    t.equal((await mapPart(t, opened, 's', 'big', { length: size })).addr, addr)
+  }
 })
 
 t.test('an upload that stalls holds its map, and a client that goes lets it go', async (t) => {

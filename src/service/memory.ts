@@ -152,8 +152,8 @@ export class Memory {
 
   async persist (set: LiveSet, ranges: readonly ByteRange[], durability: Exclude<Durability, 'none'>, expected: Expected): Promise<Written> {
     const { engine, limits } = set.context
-    if (ranges.length > limits.ranges) throw exceeded('ranges', limits.ranges)
     set.check(expected)
+    if (ranges.length > limits.ranges) throw exceeded('ranges', limits.ranges)
     try {
       return toWritten(set, ranges, await engine.persist(set.handle, ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })), durability))
     } catch (error) {
