@@ -2,21 +2,13 @@
 // `npm start`, as a user types it: the second one is quick, serves ./data by default, and a signal to npm ends the service in order.
 import t from 'tap'
 import { spawn } from 'node:child_process'
-import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from './shell.js'
 
 const root = join(import.meta.dirname, '..', '..')
 const READY_SECONDS_MAX = 2
 const TRIES = 3
-
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => { server.close(resolve) })
-  return port
-}
 
 interface Start { seconds: number, said: string, status: number | null, signal: string | null, stopSeconds: number }
 

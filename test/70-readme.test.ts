@@ -4,9 +4,9 @@
 import t from 'tap'
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import fs from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from './shell.js'
 import { SETTING_NAMES } from '../src/config.js'
 import { CATALOGUE, statusesOf, type AnyCode } from '../src/errors.js'
 
@@ -25,14 +25,6 @@ function blocks (): Block[] {
     else if (language === 'text' && last !== undefined && last.shown === undefined) last.shown = body
   }
   return found
-}
-
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => { server.close(resolve) })
-  return port
 }
 
 /** The service as `npm start` starts it, with `./data` of a folder of the test as its volume. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What the tests of the HTTP shell share: the shell with a few routes of its own, and a client that says to a socket exactly what it is told.
-import { connect } from 'node:net'
-import type { AddressInfo } from 'node:net'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import { buildShell, type ShellOptions } from '../src/app.js'
@@ -93,6 +93,16 @@ export async function listening (t: Test, options: Parameters<typeof shell>[1] =
   const made = await shell(t, options)
   await made.app.listen({ host: '127.0.0.1', port: 0 })
   return { ...made, port: (made.app.server.address() as AddressInfo).port }
+}
+
+/** For a process of its own that has to be told one. */
+export async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
 }
 
 export interface Answer {

@@ -11,7 +11,8 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { coRun, machineLoad, noRatios, pairs, spread, type Ratios, type Spread } from './load.js'
-import { freePort, start, type Server } from './server.js'
+import { freePort } from '../shell.js'
+import { start, type Server } from './server.js'
 
 const SERVER_CORE = 0
 const HERE = dirname(fileURLToPath(import.meta.url))
