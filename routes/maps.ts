@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import { Type } from 'typebox'
 import { address, Conditional, length, pageParameters, PartMap, PartMapPage, rangeParameters, ref, Removal, setId } from '../src/schemas.js'
 import type { PageRequest } from '../src/service/list.js'
@@ -13,6 +13,18 @@ interface MapPath extends SetPath { addr: string }
 
 const example = { addr: '0x400000000000', size: 65536, granularity: 'page', partCount: 1, leaseCount: 0, revision: 2 }
 const REMOVAL_CODES = ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'ENOMEM'] as const
+
+// Most look-ups are told what an earlier one was, and the same object; its text is made once.
+const texts = new WeakMap<object, string>()
+
+function sendTold (reply: FastifyReply, answer: object): FastifyReply {
+  let text = texts.get(answer)
+  if (text === undefined) {
+    text = reply.serialize(answer) as string
+    texts.set(answer, text)
+  }
+  return reply.header('content-type', 'application/json; charset=utf-8').send(text)
+}
 
 export default async function mapRoutes (app: FastifyInstance, { service }: { service: Service }): Promise<void> {
   app.get<{ Params: SetPath, Querystring: maps.RangeRequest & PageRequest }>('/sets/:set/maps', operation({
@@ -32,7 +44,7 @@ export default async function mapRoutes (app: FastifyInstance, { service }: { se
     tag(reply, set)
     // Pages are of lists; beside an address alone they are as wrong as half a range.
     const isLookup = addr !== undefined && length === undefined && limit === undefined && cursor === undefined
-    return isLookup ? maps.at(set, addr) : maps.list(set, { addr, length }, { limit, cursor })
+    return isLookup ? sendTold(reply, maps.at(set, addr)) : maps.list(set, { addr, length }, { limit, cursor })
   })
 
   app.get<{ Params: MapPath }>('/sets/:set/maps/:addr', operation({

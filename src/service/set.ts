@@ -43,7 +43,7 @@ export interface LivePart {
   mapped?: Mapped & { record: PartRecord }
 }
 
-/** The versions (`uid.revision`) of a set that a change is meant for; undefined: any. */
+/** The versions of a set that a change is meant for; undefined: any. */
 export type Expected = ReadonlySet<string> | undefined
 
 export function exceeded (limit: keyof Limits, max: number): ServiceError {
@@ -64,8 +64,9 @@ export function checkLabels (labels: Readonly<Record<string, string>>, limits: L
   }
 }
 
+// In the quotes of an entity tag, which is all that it is told as: each look-up tells it.
 function versionOf ({ uid, revision }: SetRecord): string {
-  return `${uid}.${revision}`
+  return `"${uid}.${revision}"`
 }
 
 export class LiveSet {
