@@ -167,13 +167,15 @@ struct ffi_part {
  * Path: UTF-8, 1 to 4 095 bytes, no control character, no empty, ".", ".." or ".pmemset" component and none that begins with
  * ".pmemset-", no symlink, magic link or other mount on the way, a regular file with one link; anything else of that kind is -EACCES
  * with PATH_NOT_ALLOWED. A missing file is INVALID_SOURCE_PATH; a directory, FIFO, socket or device INVALID_PMEM2_SOURCE (cause
- * PMEM2_E_INVALID_FILE_TYPE).
+ * PMEM2_E_INVALID_FILE_TYPE); so is a file on hugetlbfs, which is not supported yet (cause PMEM2_E_NOSUPP).
  *
  * Then, in this order: INVALID_PMEM2_MAP (offset unaligned: cause PMEM2_E_OFFSET_UNALIGNED, value = alignment);
  * MAP_LENGTH_UNSET; LENGTH_UNALIGNED (value = alignment); SOURCE_FILE_IS_TOO_SMALL (value = source size); -ENOMEM with LIMIT_PARTS or
  * LIMIT_MAPPINGS; CANNOT_COALESCE_PARTS; CANNOT_FIT_PART_MAP (value = largest gap); CANNOT_GROW_SOURCE_FILE (sys_errno; -ENOSPC with
- * KEEP_FREE; with PERSIST_FAILED or DEGRADED where the file cannot be flushed); INVALID_PMEM2_MAP (cause by errno); GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
- * -EBUSY with SOURCE_IN_USE and -EEXIST with SOURCE_EXISTS are the create modes' own. Every failure leaves file, directory and set as
+ * KEEP_FREE; with PERSIST_FAILED or DEGRADED where the file cannot be flushed); INVALID_PMEM2_MAP (cause by errno);
+ * GRANULARITY_NOT_SUPPORTED (cause, granularity); GRANULARITY_MISMATCH (granularity).
+ * -EBUSY with SOURCE_IN_USE and -EEXIST with SOURCE_EXISTS are the create modes' own; making the file, and giving it its name, fail with
+ * the -errno of the call that did (-ENOSPC, -EDQUOT, -EACCES, -EROFS, -EIO ...). Every failure leaves file, directory and set as
  * they were; but growth stays where it gave bytes back to a part that is mapped already (of a file that somebody else had shortened).
  *
  * Blocks: on the disk (allocation, fsync of file and directory).

@@ -293,7 +293,7 @@ static void undo(struct mapping *m, struct pmemset_error *why)
 		pool_give(&set->maps, m->map);
 	if ((m->mapped && window_unmap(m->addr, m->length) != 0) || why->reason == PMEMSET_REASON_RANGE_LOST)
 		part_lose_range(set, m->addr, m->addr + m->length);
-	if (m->source->file != NULL)
+	if (m->source->file != NULL && !m->source->makes) /* one that was made goes whole, or stays whole */
 		file_ungrow(m->source->file, &m->growth, why);
 	(void)mappings_take(-m->mappings, &ignored);
 }

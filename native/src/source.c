@@ -4,18 +4,61 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define PATH_BYTES_MAX 4095
 
-/* One thread at a time opens a file, or puts a new one in its place: so that an emptied file is nobody's. */
-static pthread_mutex_t names_lock = PTHREAD_MUTEX_INITIALIZER;
+/* ---- one thread at a time opens a file of a directory, or puts a new one in its place: so that an emptied file is nobody's ---- */
+
+/* By directory, since any of it may wait: for the disk, for a server, for whoever holds a lease on the file. */
+struct held {
+	dev_t dev;
+	ino_t ino;
+	struct held *next;
+};
+static pthread_mutex_t names_lock = PTHREAD_MUTEX_INITIALIZER; /* of the list, for a moment */
+static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
+static struct held *held;
+
+static bool is_held(const struct held *directory)
+{
+	const struct held *h = held;
+	while (h != NULL && (h->dev != directory->dev || h->ino != directory->ino))
+		h = h->next;
+	return h != NULL;
+}
+
+static void hold_names(struct held *directory)
+{
+	pthread_mutex_lock(&names_lock);
+	while (is_held(directory))
+		pthread_cond_wait(&let_go, &names_lock);
+	directory->next = held;
+	/* cppcheck-suppress autoVariables; whoever holds it takes it out again before it returns */
+	held = directory;
+	pthread_mutex_unlock(&names_lock);
+}
+
+static void release_names(struct held *directory)
+{
+	pthread_mutex_lock(&names_lock);
+	struct held **link = &held;
+	while (*link != directory)
+		link = &(*link)->next;
+	*link = directory->next;
+	pthread_cond_broadcast(&let_go);
+	pthread_mutex_unlock(&names_lock);
+}
+
+/* ---- descriptors and names ---- */
 
 /* glibc has no wrapper. */
 static int open_beneath(int dir, const char *path, uint64_t flags)
@@ -137,22 +180,26 @@ void volume_close(struct volume *v)
 	v->fd = -1;
 }
 
-static int unnamed_file(int dir)
+/* A new file without a name; where the file system knows no such thing, with one of our own, and else "". */
+static int open_new(int dir, mode_t mode, char working[SOURCE_NAME_SIZE])
 {
-	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	working[0] = '\0';
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
 	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
 		return fd;
-	char name[SOURCE_NAME_SIZE];
-	own_name(name);
-	fd = openat(dir, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-	if (fd >= 0)
-		(void)unlinkat(dir, name, 0);
+	own_name(working);
+	fd = openat(dir, working, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
+	if (fd < 0)
+		working[0] = '\0';
 	return fd;
 }
 
 static void medium_of_new(int dir, struct medium *m)
 {
-	int fd = unnamed_file(dir);
+	char name[SOURCE_NAME_SIZE];
+	int fd = open_new(dir, 0600, name);
+	if (name[0] != '\0')
+		(void)unlinkat(dir, name, 0);
 	medium_of(fd >= 0 ? fd : dir, m);
 	if (fd >= 0)
 		(void)close(fd);
@@ -165,6 +212,17 @@ void volume_medium(const struct volume *v, struct medium *m)
 
 /* ---- opening ---- */
 
+/* The kernel rounds a mapping up to huge pages there, over whatever part is the neighbour. */
+static int refuse_huge_pages(int fd, struct pmemset_error *e)
+{
+	struct statfs fs;
+	if (fstatfs(fd, &fs) != 0 || (unsigned long)fs.f_type != HUGETLBFS_MAGIC)
+		return 0;
+	error_set(e, PMEMSET_E_INVALID_PMEM2_SOURCE, "hugetlbfs is not supported");
+	e->cause = PMEM2_E_NOSUPP;
+	return e->code;
+}
+
 /* The path is there: fd leads to it and may only be looked through. */
 static int open_existing(struct source *s, int fd, enum create create, struct pmemset_error *e)
 {
@@ -176,6 +234,8 @@ static int open_existing(struct source *s, int fd, enum create create, struct pm
 		e->cause = PMEM2_E_INVALID_FILE_TYPE;
 		return e->code;
 	}
+	if (refuse_huge_pages(fd, e) != 0)
+		return e->code;
 	if (st.st_nlink != 1)
 		return not_allowed(e, EMLINK, "a file of several names");
 	if (create == CREATE_EXCLUSIVE) {
@@ -191,7 +251,9 @@ static int open_existing(struct source *s, int fd, enum create create, struct pm
 		}
 		s->makes = true;
 		s->replaces = true;
-		s->mode = st.st_mode & 07777;
+		s->old_dev = st.st_dev;
+		s->old_ino = st.st_ino;
+		s->mode = st.st_mode & 0777;
 		s->uid = st.st_uid;
 		s->gid = st.st_gid;
 		return 0;
@@ -203,45 +265,55 @@ static int open_existing(struct source *s, int fd, enum create create, struct pm
 	return file_open(use, &s->file, e);
 }
 
-/* The directory of a file that is to be made, and its name in there. */
-static int open_parent(struct source *s, const struct volume *v, const char *path, struct pmemset_error *e)
+static int cannot_open(struct pmemset_error *e, int why, const char *what)
 {
-	const char *slash = strrchr(path, '/');
-	const char *name = slash ? slash + 1 : path;
-	if (strlen(name) >= sizeof(s->name))
-		return error_sys(e, 0, ENAMETOOLONG, "the file's name is longer than 255 bytes");
-	char dir[PATH_BYTES_MAX + 1] = ".";
-	if (slash != NULL) {
-		memcpy(dir, path, (size_t)(slash - path));
-		dir[slash - path] = '\0';
-	}
-	memcpy(s->name, name, strlen(name) + 1);
-	s->dir = open_beneath(v->fd, dir, O_RDONLY | O_DIRECTORY);
-	if (s->dir >= 0)
-		return 0;
-	if (errno == ENOENT)
-		return error_sys(e, PMEMSET_E_INVALID_SOURCE_PATH, errno, "the directory does not exist");
-	return error_sys(e, 0, errno, "cannot open the directory: %s", strerror(errno));
+	if (why == ELOOP || why == EXDEV)
+		return not_allowed(e, why, "it leads out of the volume, or through a link or another mount");
+	return error_sys(e, why == ENOENT ? PMEMSET_E_INVALID_SOURCE_PATH : 0, why, "cannot open the %s: %s", what, strerror(why));
 }
 
-static int open_locked(struct source *s, const struct volume *v, const char *path, enum create create, struct pmemset_error *e)
+/* The file is of this directory, which may only be looked through. */
+static int open_in(struct source *s, int dir, enum create create, struct pmemset_error *e)
 {
-	int fd = open_beneath(v->fd, path, O_PATH);
-	if (fd < 0 && (errno == ELOOP || errno == EXDEV))
-		return not_allowed(e, errno, "it leads out of the volume, or through a link or another mount");
-	if (fd < 0 && errno == ENOENT && create != CREATE_NEVER)
-		s->makes = true;
-	else if (fd < 0 && errno == ENOENT)
-		return error_sys(e, PMEMSET_E_INVALID_SOURCE_PATH, ENOENT, "no such file");
-	else if (fd < 0)
-		return error_sys(e, 0, errno, "cannot open the path: %s", strerror(errno));
 	int rc = 0;
+	int fd = open_beneath(dir, s->name, O_PATH);
 	if (fd >= 0) {
 		rc = open_existing(s, fd, create, e);
 		(void)close(fd);
+	} else if (errno == ENOENT && create != CREATE_NEVER) {
+		s->makes = true;
+		rc = refuse_huge_pages(dir, e);
+	} else {
+		return cannot_open(e, errno, "file");
 	}
-	if (rc == 0 && s->makes)
-		rc = open_parent(s, v, path, e);
+	if (rc == 0 && s->makes && (s->dir = reopen(dir, O_RDONLY | O_DIRECTORY)) < 0)
+		rc = error_sys(e, 0, errno, "cannot open the directory for reading: %s", strerror(errno));
+	return rc;
+}
+
+static int open_path(struct source *s, const struct volume *v, char *path, enum create create, struct pmemset_error *e)
+{
+	char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+	if (strlen(name) >= sizeof(s->name))
+		return error_sys(e, 0, ENAMETOOLONG, "the file's name is longer than 255 bytes");
+	memcpy(s->name, name, strlen(name) + 1);
+	if (slash != NULL)
+		*slash = '\0';
+	int dir = open_beneath(v->fd, slash ? path : ".", O_PATH | O_DIRECTORY);
+	if (dir < 0)
+		return cannot_open(e, errno, "directory");
+	struct stat st;
+	int rc;
+	if (fstat(dir, &st) != 0) {
+		rc = error_sys(e, 0, errno, "fstat");
+	} else {
+		struct held names = {.dev = st.st_dev, .ino = st.st_ino};
+		hold_names(&names);
+		rc = open_in(s, dir, create, e);
+		release_names(&names);
+	}
+	(void)close(dir);
 	return rc;
 }
 
@@ -255,9 +327,7 @@ int source_open(struct source *s, const struct volume *v, const char *path, size
 	char text[PATH_BYTES_MAX + 1];
 	memcpy(text, path, length);
 	text[length] = '\0';
-	pthread_mutex_lock(&names_lock);
-	int rc = open_locked(s, v, text, create, e);
-	pthread_mutex_unlock(&names_lock);
+	int rc = open_path(s, v, text, create, e);
 	if (rc != 0)
 		source_close(s);
 	return rc;
@@ -270,12 +340,9 @@ void source_medium_of_new(const struct source *s, struct medium *m)
 
 int source_make(struct source *s, struct pmemset_error *e)
 {
-	own_name(s->working);
-	int fd = openat(s->dir, s->working, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, s->mode);
-	if (fd < 0) {
-		s->working[0] = '\0';
+	int fd = open_new(s->dir, s->mode, s->working);
+	if (fd < 0)
 		return error_sys(e, 0, errno, "cannot create the file: %s", strerror(errno));
-	}
 	if (s->replaces && (fchown(fd, s->uid, s->gid) != 0 || fchmod(fd, s->mode) != 0)) {
 		int why = errno;
 		(void)close(fd);
@@ -287,57 +354,115 @@ int source_make(struct source *s, struct pmemset_error *e)
 	return rc;
 }
 
+/* A name for the file that has none. */
+static int link_as(const struct source *s, const char *name)
+{
+	char path[40];
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", s->file->fd);
+	return linkat(AT_FDCWD, path, s->dir, name, AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+}
+
+static bool is_at(const struct source *s, const char *name, dev_t dev, ino_t ino)
+{
+	struct stat st;
+	return fstatat(s->dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_dev == dev && st.st_ino == ino;
+}
+
 /* A name for the file, and none taken from another. */
 static int name_new(struct source *s)
 {
-	if (renameat2(s->dir, s->working, s->dir, s->name, RENAME_NOREPLACE) == 0)
-		return 0;
-	if (errno != EINVAL) /* EINVAL: a file system without that flag */
-		return errno;
-	if (linkat(s->dir, s->working, s->dir, s->name, 0) != 0)
-		return errno;
-	return unlinkat(s->dir, s->working, 0) == 0 ? 0 : errno;
+	if (s->working[0] == '\0')
+		return link_as(s, s->name);
+	if (renameat2(s->dir, s->working, s->dir, s->name, RENAME_NOREPLACE) != 0) {
+		if (errno != EINVAL) /* EINVAL: a file system without that flag */
+			return errno;
+		if (linkat(s->dir, s->working, s->dir, s->name, 0) != 0)
+			return errno;
+		(void)unlinkat(s->dir, s->working, 0);
+	}
+	s->working[0] = '\0';
+	return 0;
 }
 
-/* The old file's name for the new one; *kept: the old one has ours now, and can be had back. */
+static int exchange(const struct source *s)
+{
+	return renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE) == 0 ? 0 : errno;
+}
+
+/* After an exchange: the old file has its name again. If it has not, it keeps ours: better a stray name than no old file. */
+static void exchange_back(struct source *s)
+{
+	if (exchange(s) != 0)
+		s->working[0] = '\0';
+}
+
+/*
+ * The old file's name for the new one; *kept: the old one has ours now, and can be had back. EEXIST: what is there is not the file that
+ * was looked at.
+ */
 static int name_instead(struct source *s, bool *kept)
 {
-	struct stat old;
-	if (fstatat(s->dir, s->name, &old, AT_SYMLINK_NOFOLLOW) == 0 && file_is_open(old.st_dev, old.st_ino))
+	int rc;
+	if (!is_at(s, s->name, s->old_dev, s->old_ino))
+		return EEXIST;
+	if (file_is_open(s->old_dev, s->old_ino))
 		return EBUSY;
-	*kept = renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE) == 0;
-	if (*kept || errno != EINVAL)
-		return *kept ? 0 : errno;
-	return renameat(s->dir, s->working, s->dir, s->name) == 0 ? 0 : errno;
+	if (s->working[0] == '\0') {
+		char name[SOURCE_NAME_SIZE];
+		own_name(name);
+		if ((rc = link_as(s, name)) != 0)
+			return rc;
+		memcpy(s->working, name, sizeof(name));
+	}
+	rc = exchange(s);
+	if (rc == EINVAL) { /* a file system without that: then there is no way back */
+		rc = renameat(s->dir, s->working, s->dir, s->name) == 0 ? 0 : errno;
+		if (rc == 0)
+			s->working[0] = '\0';
+		return rc;
+	}
+	if (rc == 0 && !is_at(s, s->working, s->old_dev, s->old_ino)) {
+		exchange_back(s);
+		rc = EEXIST;
+	}
+	*kept = rc == 0;
+	return rc;
+}
+
+static int publish(struct source *s)
+{
+	bool kept = false;
+	int rc = s->replaces ? name_instead(s, &kept) : name_new(s);
+	if (rc != 0 || (rc = file_sync(s->dir)) == 0)
+		return rc;
+	if (kept)
+		exchange_back(s);
+	else if (!s->replaces && is_at(s, s->name, s->file->dev, s->file->ino))
+		(void)unlinkat(s->dir, s->name, 0);
+	return rc;
 }
 
 int source_publish(struct source *s, struct pmemset_error *e)
 {
-	bool kept = false;
+	struct stat st;
 	/* Its owner and mode, which no flush of its bytes needs. */
 	int rc = file_sync(s->file->fd);
-	if (rc != 0)
-		return error_sys(e, 0, rc, "cannot write the new file out: %s", strerror(rc));
-	pthread_mutex_lock(&names_lock);
-	rc = s->replaces ? name_instead(s, &kept) : name_new(s);
-	if (rc == 0 && (rc = file_sync(s->dir)) != 0) {
-		if (kept)
-			(void)renameat2(s->dir, s->working, s->dir, s->name, RENAME_EXCHANGE);
-		else if (!s->replaces)
-			(void)renameat(s->dir, s->name, s->dir, s->working);
+	if (rc == 0)
+		rc = fstat(s->dir, &st) == 0 ? 0 : errno;
+	if (rc == 0) {
+		struct held names = {.dev = st.st_dev, .ino = st.st_ino};
+		hold_names(&names);
+		rc = publish(s);
+		release_names(&names);
 	}
-	pthread_mutex_unlock(&names_lock);
-	if (rc != 0) {
-		error_sys(e, 0, rc, "cannot give the file its name: %s", strerror(rc));
-		if (rc == EEXIST)
-			e->reason = PMEMSET_REASON_SOURCE_EXISTS;
-		else if (rc == EBUSY)
-			e->reason = PMEMSET_REASON_SOURCE_IN_USE;
-		return e->code;
-	}
-	if (!kept)
-		s->working[0] = '\0';
-	return 0;
+	if (rc == 0)
+		return 0;
+	error_sys(e, 0, rc, "cannot give the file its name: %s", strerror(rc));
+	if (rc == EEXIST)
+		e->reason = PMEMSET_REASON_SOURCE_EXISTS;
+	else if (rc == EBUSY)
+		e->reason = PMEMSET_REASON_SOURCE_IN_USE;
+	return e->code;
 }
 
 void source_close(struct source *s)

@@ -5,9 +5,11 @@
  * Paths come from clients, so they are never trusted: checked as text, opened with openat2 beneath the volume's directory without
  * following anything, looked at through the descriptor before the file is really opened, and only that descriptor is used from then on.
  *
- * A file that is to be created gets its name last. It is made under a name of our own, grown, synced and mapped, and then renamed: a
- * failure removes a file that nobody saw, and a crash leaves either nothing or a whole file. `always` works the same way, so the old
- * content is there until the new one is complete.
+ * A file that is to be created gets its name last. It is made without one, grown, synced and mapped, and then linked: a failure or a crash
+ * leaves either nothing or a whole file. `always` over a file that is there works the same way, so the old content stays until the new one
+ * is complete; there, the two change names by way of one of our own (.pmemset-...), so a crash in this moment can leave the old file, or
+ * the new one, under that name beside the other. Where the file system knows no files without a name, the new one has such a name of our
+ * own from the beginning, and a crash can leave it.
  */
 #ifndef PMEMSET_SOURCE_H
 #define PMEMSET_SOURCE_H 1
@@ -41,23 +43,29 @@ struct source {
 	mode_t mode;
 	uid_t uid; /* replaces: as the old one's */
 	gid_t gid;
+	dev_t old_dev; /* replaces: the old one */
+	ino_t old_ino;
 	int dir;			/* makes: the directory, open for reading */
-	char name[SOURCE_NAME_SIZE];	/* makes: the last component */
-	char working[SOURCE_NAME_SIZE]; /* our own name for it; "" once it is published */
+	char name[SOURCE_NAME_SIZE];	/* the last component */
+	char working[SOURCE_NAME_SIZE]; /* a name of our own, to be removed at the end: its, or the old one's; "" where there is none */
 };
 
 /*
  * Open path (length bytes) beneath a volume, or find out that it is to be made; nothing is created yet. -EACCES with PATH_NOT_ALLOWED;
- * INVALID_SOURCE_PATH where it does not exist; INVALID_PMEM2_SOURCE (cause PMEM2_E_INVALID_FILE_TYPE); -EEXIST with SOURCE_EXISTS;
- * -EBUSY with SOURCE_IN_USE; -errno.
+ * INVALID_SOURCE_PATH where it does not exist; INVALID_PMEM2_SOURCE (cause PMEM2_E_INVALID_FILE_TYPE; PMEM2_E_NOSUPP: hugetlbfs); -EEXIST
+ * with SOURCE_EXISTS; -EBUSY with SOURCE_IN_USE; -errno.
  */
 int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
 		struct pmemset_error *e);
 /* Where makes: what the new file gets. */
 void source_medium_of_new(const struct source *s, struct medium *m);
-/* Where makes: make the file, under a name of our own, empty. -errno. */
+/* Where makes: make the file, empty. -errno. */
 int source_make(struct source *s, struct pmemset_error *e);
-/* Where makes: give it its name, durably. -EEXIST with SOURCE_EXISTS; -errno, and nothing is left of it. */
+/*
+ * Where makes: give it its name, durably. -EEXIST with SOURCE_EXISTS: what is at the path is not what source_open saw; -EBUSY with
+ * SOURCE_IN_USE; -errno. On failure nothing is left of it, but in one case: it took the place of an old one on a file system that cannot
+ * exchange names, and the directory cannot be synced. Then it stays, whole, for the old one is gone.
+ */
 int source_publish(struct source *s, struct pmemset_error *e);
 /* End it; what was made and not published is removed. The file stays open as long as somebody holds it. */
 void source_close(struct source *s);

@@ -336,7 +336,7 @@ static void made_anew(void **state)
 	struct place *p = here(state);
 	unsigned char buf[16];
 	make_file(p, "old", 4 * PAGE, 5);
-	assert_int_equal(chmod(path_in(p, "old"), 0604), 0);
+	assert_int_equal(chmod(path_in(p, "old"), 06604), 0); /* the new content is not the program that was trusted */
 	uint64_t set = limited_set(FFI_GRANULARITY_PAGE, FFI_COALESCING_NONE, 2 * MIB, 0);
 	struct ffi_part_spec spec = {.length = 2 * PAGE, .create = FFI_CREATE_ALWAYS, .mode = 0666};
 
@@ -465,6 +465,30 @@ static void full_file_system(void **state)
 	delete_set(set);
 	must(ffi_volume_close(small.volume));
 	assert_int_equal(umount(small.dir), 0);
+}
+
+/* The kernel maps whole huge pages there, over whatever is beside a small part. */
+static void huge_pages(void **state)
+{
+	struct place *p = here(state);
+	struct place huge = {.name = "huge"};
+	mounting();
+	(void)snprintf(huge.dir, sizeof(huge.dir), "%s", path_in(p, "mnt"));
+	assert_int_equal(mkdir(huge.dir, 0700), 0);
+	if (mount("none", huge.dir, "hugetlbfs", 0, NULL) != 0) {
+		print_message("no hugetlbfs here: %s\n", strerror(errno));
+		skip();
+	}
+	must(ffi_volume_open(huge.dir, &huge.volume, &err));
+	make_file(&huge, "a", 2 * MIB, 0);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	refused(set, &huge, "a", (struct ffi_part_spec){.length = PAGE}, PMEMSET_E_INVALID_PMEM2_SOURCE);
+	assert_int_equal(err.cause, PMEM2_E_NOSUPP);
+	refused(set, &huge, "new", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_IF_NEEDED}, PMEMSET_E_INVALID_PMEM2_SOURCE);
+	assert_int_equal(err.cause, PMEM2_E_NOSUPP);
+	delete_set(set);
+	must(ffi_volume_close(huge.volume));
+	assert_int_equal(umount(huge.dir), 0);
 }
 
 /* ---- where parts go ---- */
@@ -695,6 +719,7 @@ int main(void)
 			ON_EACH(growth_that_fails_late),
 			ON_EACH(the_limit_of_file_sizes),
 			ON_EACH(full_file_system),
+			{"huge_pages", huge_pages, scene_enter, scene_leave, &places[0]},
 			ON_EACH(back_to_back),
 			ON_EACH(congruent_with_huge_pages),
 			ON_EACH(to_the_last_byte),

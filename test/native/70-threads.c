@@ -6,11 +6,14 @@
 #include "scene.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define FILES 4
 #define FILE_PAGES 8
@@ -451,6 +454,58 @@ static void growth_beside_its_undoing(void **state)
 		delete_set(sets[i]);
 }
 
+/* ---- a file that cannot be opened for a while ---- */
+
+static void *map_the_leased(void *arg)
+{
+	struct worker *w = arg;
+	struct pmemset_error e;
+	struct ffi_part part;
+	const struct ffi_part_spec spec = {.volume = w->crew->place->volume, .length = PAGE, .cookie = 1};
+	w->found = 1;
+	int rc = ffi_part_map(w->crew->sets[0], &spec, "dir/leased", 10, &part, &e);
+	if (rc != 0)
+		wrong(w, "map: %d: %s", rc, e.message);
+	atomic_store(&w->crew->stop, true);
+	return NULL;
+}
+
+/* Whoever holds a lease holds up who opens that file, and nobody who opens or makes one in another directory. */
+static void a_lease_holds_up_no_other(void **state)
+{
+	struct worker worker;
+	struct crew crew = {.place = here(state)};
+	void (*on_break)(int) = signal(SIGIO, SIG_IGN);
+	make_file(crew.place, "other", PAGE, 1);
+	assert_int_equal(mkdir(path_in(crew.place, "dir"), 0700), 0);
+	make_file(crew.place, "dir/leased", PAGE, 1);
+	int fd = open(path_in(crew.place, "dir/leased"), O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	if (fcntl(fd, F_SETLEASE, F_WRLCK) != 0) {
+		assert_int_equal(close(fd), 0);
+		print_message("no lease can be had here\n");
+		skip();
+	}
+	for (int i = 0; i < SETS; i++)
+		atomic_store(&crew.sets[i], new_set(FFI_COALESCING_NONE, WINDOW_PAGES * PAGE));
+	start_all(&crew, &worker, 1, map_the_leased);
+	(void)usleep(50000);
+	double started = seconds();
+	must_map(crew.sets[1], crew.place, "other", (struct ffi_part_spec){.length = PAGE});
+	must_map(crew.sets[1], crew.place, "new", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_IF_NEEDED});
+	bool held_up = atomic_load(&crew.stop);
+	assert_true(seconds() - started < 20); /* the kernel ends a lease after 45 s */
+	assert_int_equal(fcntl(fd, F_SETLEASE, F_UNLCK), 0);
+	assert_int_equal(pthread_join(worker.thread, NULL), 0);
+	free(worker.buf);
+	assert_false(held_up);
+	assert_string_equal(worker.wrong, "");
+	assert_int_equal(close(fd), 0);
+	(void)signal(SIGIO, on_break);
+	for (int i = 0; i < SETS; i++)
+		delete_set(crew.sets[i]);
+}
+
 /* ---- creation ---- */
 
 static pthread_barrier_t together;
@@ -517,6 +572,7 @@ int main(void)
 			ON_EACH(a_map_that_grows),
 			ON_EACH(growth_beside_its_undoing),
 			ON_EACH(made_at_once),
+			ON_EACH(a_lease_holds_up_no_other),
 	};
 	return RUN("threads", tests, FFI_GRANULARITY_UNSET);
 }

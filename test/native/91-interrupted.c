@@ -7,9 +7,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 enum call { FSYNC, FDATASYNC, MSYNC, FALLOCATE, FTRUNCATE, PWRITE, CALLS };
 static struct {
@@ -17,6 +19,7 @@ static struct {
 } interruptions[CALLS];
 static int directory_error; /* of an fsync of one */
 static int truncate_error;
+static bool no_unnamed, no_exchange; /* a file system without O_TMPFILE, without RENAME_EXCHANGE */
 static void (*after_fallocate)(void);
 
 static bool is_interrupted(enum call call)
@@ -36,12 +39,16 @@ int __real_msync(void *addr, size_t size, int flags);
 int __real_fallocate(int fd, int mode, off_t offset, off_t size);
 int __real_ftruncate(int fd, off_t size);
 ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
+int __real_openat(int dir, const char *path, int flags, mode_t mode);
+int __real_renameat2(int old_dir, const char *old, int dir, const char *name, unsigned flags);
 int __wrap_fsync(int fd);
 int __wrap_fdatasync(int fd);
 int __wrap_msync(void *addr, size_t size, int flags);
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t size);
 int __wrap_ftruncate(int fd, off_t size);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
+int __wrap_openat(int dir, const char *path, int flags, mode_t mode);
+int __wrap_renameat2(int old_dir, const char *old, int dir, const char *name, unsigned flags);
 
 int __wrap_fsync(int fd)
 {
@@ -83,6 +90,24 @@ int __wrap_ftruncate(int fd, off_t size)
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
 {
 	return is_interrupted(PWRITE) ? -1 : __real_pwrite(fd, buf, size, offset);
+}
+
+int __wrap_openat(int dir, const char *path, int flags, mode_t mode)
+{
+	if (no_unnamed && (flags & O_TMPFILE) == O_TMPFILE) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	return __real_openat(dir, path, flags, mode);
+}
+
+int __wrap_renameat2(int old_dir, const char *old, int dir, const char *name, unsigned flags)
+{
+	if (no_exchange && (flags & RENAME_EXCHANGE)) {
+		errno = EINVAL;
+		return -1;
+	}
+	return __real_renameat2(old_dir, old, dir, name, flags);
 }
 /* NOLINTEND(bugprone-reserved-identifier) */
 
@@ -199,7 +224,9 @@ static void a_name_that_does_not_last(void **state)
 	struct ffi_part part;
 	make_file(p, "old", 2 * PAGE, 1);
 	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
-	for (uint32_t create = FFI_CREATE_IF_NEEDED; create <= FFI_CREATE_ALWAYS; create++) {
+	for (uint32_t i = 0; i < 6; i++) {
+		uint32_t create = FFI_CREATE_IF_NEEDED + i % 3;
+		no_unnamed = i >= 3;
 		char *before = world(set, p);
 		directory_error = EIO;
 		fails(map(set, p, create == FFI_CREATE_ALWAYS ? "old" : "new",
@@ -208,6 +235,64 @@ static void a_name_that_does_not_last(void **state)
 		directory_error = 0;
 		same_world(before, set, p);
 	}
+	/* Where there is no way back to the old file, the new one stays as it was to be. */
+	no_exchange = true;
+	for (int i = 0; i < 2; i++) {
+		no_unnamed = i == 0;
+		directory_error = EIO;
+		fails(map(set, p, "old", (struct ffi_part_spec){.length = (3 + (uint64_t)i) * PAGE, .create = FFI_CREATE_ALWAYS}, &part),
+				-EIO);
+		directory_error = 0;
+		assert_int_equal(file_size(p, "old"), (3 + (uint64_t)i) * PAGE);
+	}
+	no_unnamed = no_exchange = false;
+	delete_set(set);
+}
+
+/* On every kind of file system a file is made, made anew, and found, and nothing stays beside it. */
+static void names_where_calls_are_missing(void **state)
+{
+	struct place *p = here(state);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	for (int i = 0; i < 4; i++) {
+		no_unnamed = i % 2;
+		no_exchange = i / 2;
+		must(remove_range(set, must_map(set, p, "a", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_ALWAYS}).addr, 1));
+		must_map(set, p, "b", (struct ffi_part_spec){.length = PAGE, .create = FFI_CREATE_EXCLUSIVE, .mode = 0600});
+		must(remove_range(set, info_of(set).window_addr, 2 * MIB));
+		assert_int_equal(unlink(path_in(p, "b")), 0);
+	}
+	no_unnamed = no_exchange = false;
+	delete_set(set);
+}
+
+static void die(void)
+{
+	(void)kill(getpid(), SIGKILL);
+}
+
+/* Killed with the file made and its space taken. */
+static void a_crash_leaves_nothing(void **state)
+{
+	struct place *p = here(state);
+	make_file(p, "old", PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	char *before = world(set, p);
+	for (uint32_t create = FFI_CREATE_IF_NEEDED; create <= FFI_CREATE_ALWAYS; create++) {
+		(void)fflush(NULL);
+		pid_t child = fork();
+		if (child == 0) {
+			struct ffi_part part;
+			after_fallocate = die;
+			(void)map(set, p, create == FFI_CREATE_ALWAYS ? "old" : "new",
+					(struct ffi_part_spec){.length = 4 * PAGE, .create = create}, &part);
+			_exit(0);
+		}
+		int status = 0;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	}
+	same_world(before, set, p);
 	delete_set(set);
 }
 
@@ -218,6 +303,8 @@ int main(void)
 			ON_EACH(undoing_is_made_again),
 			ON_EACH(growth_that_another_part_relies_on),
 			ON_EACH(a_name_that_does_not_last),
+			ON_EACH(names_where_calls_are_missing),
+			ON_EACH(a_crash_leaves_nothing),
 	};
 	return RUN("interrupted", tests, FFI_GRANULARITY_UNSET);
 }
