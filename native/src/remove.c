@@ -67,6 +67,55 @@ static void report(struct set *set, const struct cut *cut, struct removal *remov
 		row(removal->trimmed_rows, removal->trimmed_max, removal->trimmed++, 4, (uint64_t[]){lo, hi - lo, cut->hi, hi - cut->hi});
 }
 
+/* ---- what is to be done: known before anything is in anybody's way ---- */
+
+/* One cut, as it is before the change. */
+struct done {
+	struct cut cut;
+	struct part **parts;
+	struct part_map *behind; /* the new map, where the cut splits one */
+	int64_t mappings;	 /* kernel mappings that it frees */
+};
+
+struct change {
+	struct done *done;
+	uint64_t count;
+};
+
+static void forget(struct change *change)
+{
+	for (uint64_t i = 0; i < change->count; i++)
+		free(change->done[i].parts);
+	free(change->done);
+}
+
+/* The index is not touched. */
+static int plan(struct set *set, uint64_t lo, uint64_t hi, struct change *change)
+{
+	struct cut cut;
+	uint64_t capacity = 0;
+	for (uint64_t from = lo; next_cut(set, from, lo, hi, &cut); from = cut.map.hi)
+		capacity++;
+	*change = (struct change){.done = calloc(capacity, sizeof(struct done))};
+	if (change->done == NULL)
+		return -ENOMEM;
+	for (uint64_t from = lo; change->count < capacity && next_cut(set, from, lo, hi, &cut); from = cut.map.hi) {
+		struct done *done = &change->done[change->count];
+		*done = (struct done){.cut = cut, .parts = calloc(cut.parts, sizeof(struct part *))};
+		change->count++;
+		if (done->parts == NULL)
+			return -ENOMEM;
+		struct range part;
+		uint64_t n = 0;
+		for (uint64_t at = cut.lo; n < cut.parts && index_peek(&set->index, INDEX_PARTS, at, &part); at = part.hi)
+			done->parts[n++] = part.object;
+		/* The cut before this one, where they touch, is a fence by the time that this one goes. */
+		bool touches = change->count > 1 && done[-1].cut.hi == cut.lo;
+		done->mappings = part_mappings(set, cut.lo, cut.hi, cut.parts) + touches;
+	}
+	return 0;
+}
+
 /* ---- durable first ---- */
 
 /* By its own stores: the file may be dirty all the time, by other parts that are written to. */
@@ -76,76 +125,91 @@ static bool is_in_question(struct part *part)
 	return atomic_load(&file->failed) != 0 || !file_has_flushed(file, atomic_load(&part->soiled));
 }
 
-/* Calls visit for each part that goes, until one does not return 0. */
-static int each_part(struct set *set, uint64_t lo, uint64_t hi, int (*visit)(struct part *, struct pmemset_error *),
-		struct pmemset_error *e)
+static int flush_parts(const struct change *change, struct pmemset_error *e)
 {
-	struct cut cut;
-	struct range r;
 	int rc = 0;
-	for (uint64_t from = lo; rc == 0 && next_cut(set, from, lo, hi, &cut); from = cut.map.hi)
-		for (uint64_t at = cut.lo; rc == 0 && at < cut.hi && index_peek(&set->index, INDEX_PARTS, at, &r); at = r.hi)
-			rc = visit(r.object, e);
+	for (uint64_t i = 0; rc == 0 && i < change->count; i++)
+		for (uint64_t n = 0; rc == 0 && n < change->done[i].cut.parts; n++)
+			if (is_in_question(change->done[i].parts[n]))
+				rc = file_flush(atomic_load(&change->done[i].parts[n]->file), NULL, 0, e);
 	return rc;
 }
 
-static int flush_part(struct part *part, struct pmemset_error *e)
+/* The first map with a part that is not; NULL where there is none. */
+static const struct cut *not_clean(const struct change *change)
 {
-	return is_in_question(part) ? file_flush(atomic_load(&part->file), NULL, 0, e) : 0;
-}
-
-static int is_clean(struct part *part, struct pmemset_error *e)
-{
-	(void)e;
-	return is_in_question(part) ? -EAGAIN : 0;
+	for (uint64_t i = 0; i < change->count; i++)
+		for (uint64_t n = 0; n < change->done[i].cut.parts; n++)
+			if (is_in_question(change->done[i].parts[n]))
+				return &change->done[i].cut;
+	return NULL;
 }
 
 /* ---- freezing: for the moment of the change, nobody begins to use these maps ---- */
 
-static void unfreeze(struct set *set, uint64_t lo, uint64_t hi, uint64_t up_to)
+static struct part_map *map_of(const struct cut *cut)
 {
-	struct cut cut;
-	for (uint64_t from = lo; from < up_to && next_cut(set, from, lo, hi, &cut); from = cut.map.hi)
-		if (cut.map.lo < up_to)
-			atomic_store(&((struct part_map *)cut.map.object)->state, 0);
+	return cut->map.object;
 }
 
-static int freeze(struct set *set, uint64_t lo, uint64_t hi, struct pmemset_error *e)
+static void unfreeze(const struct change *change, uint64_t count)
 {
-	struct cut cut;
-	for (uint64_t from = lo; next_cut(set, from, lo, hi, &cut); from = cut.map.hi) {
-		struct part_map *map = cut.map.object;
+	for (uint64_t i = 0; i < count; i++)
+		atomic_store(&map_of(&change->done[i].cut)->state, 0);
+}
+
+static int in_use(const struct cut *cut, uint64_t users, struct pmemset_error *e, const char *why)
+{
+	error_set(e, PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP, "the part map at %#" PRIx64 " has %" PRIu64 " users%s", cut->map.lo, users,
+			why);
+	e->addr = cut->map.lo;
+	e->size = cut->map.hi - cut->map.lo;
+	e->value = users;
+	return e->code;
+}
+
+static int freeze(const struct change *change, struct pmemset_error *e)
+{
+	for (uint64_t i = 0; i < change->count; i++) {
+		const struct cut *cut = &change->done[i].cut;
 		uint64_t idle = 0;
-		if (!atomic_compare_exchange_strong(&map->state, &idle, MAP_FROZEN)) {
-			unfreeze(set, lo, hi, cut.map.lo);
-			error_set(e, PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP, "the part map at %#" PRIx64 " has %" PRIu64 " users",
-					cut.map.lo, idle);
-			e->addr = cut.map.lo;
-			e->size = cut.map.hi - cut.map.lo;
-			e->value = idle;
-			return e->code;
+		if (!atomic_compare_exchange_strong(&map_of(cut)->state, &idle, MAP_FROZEN)) {
+			unfreeze(change, i);
+			return in_use(cut, idle, e, "");
 		}
 	}
 	return 0;
 }
 
-static int flush_and_freeze(struct set *set, uint64_t lo, uint64_t hi, struct pmemset_error *e)
+/* All of them frozen, and clean. */
+static int freeze_clean(const struct change *change, struct pmemset_error *e)
 {
+	const struct cut *dirty = NULL;
 	for (int i = 0; i < FLUSHES_MAX; i++) {
-		int rc = each_part(set, lo, hi, flush_part, e);
+		int rc = i > 0 ? flush_parts(change, e) : 0;
 		if (rc == 0)
-			rc = freeze(set, lo, hi, e);
+			rc = freeze(change, e);
 		if (rc != 0)
 			return rc;
-		/* A store may have come in between; nobody can begin one now. */
-		if (each_part(set, lo, hi, is_clean, e) == 0)
+		/* A store may have come since the flush; nobody can begin one now. */
+		dirty = not_clean(change);
+		if (dirty == NULL)
 			return 0;
-		unfreeze(set, lo, hi, UINT64_MAX);
+		unfreeze(change, change->count);
 	}
-	return error_set(e, PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP, "stores kept coming in between flush and removal");
+	return in_use(dirty, 0, e, " now, but stores kept coming in between flush and removal");
 }
 
 /* ---- the change ---- */
+
+static uint64_t parts_in(struct set *set, uint64_t lo, uint64_t hi)
+{
+	struct range part;
+	uint64_t n = 0;
+	for (uint64_t at = lo; at < hi && index_peek(&set->index, INDEX_PARTS, at, &part); at = part.hi)
+		n++;
+	return n;
+}
 
 /* A map of its own for what is behind a hole; readers find it with the commit, and may use it once its state says so. */
 static struct part_map *map_behind(struct set *set, uint64_t lo, uint64_t hi)
@@ -156,6 +220,7 @@ static struct part_map *map_behind(struct set *set, uint64_t lo, uint64_t hi)
 	atomic_store(&map->state, MAP_GONE);
 	atomic_store(&map->addr, lo);
 	atomic_store(&map->size, hi - lo);
+	atomic_store(&map->parts, parts_in(set, lo, hi));
 	return map;
 }
 
@@ -194,28 +259,11 @@ static int cut_map(struct set *set, const struct cut *cut, struct part_map **beh
 	return rc;
 }
 
-/* One cut as it was before the change, for what follows the commit. */
-struct done {
-	struct cut cut;
-	struct part_map *behind;
-	struct file **files;
-	int64_t mappings; /* kernel mappings that it frees */
-};
-
-static uint64_t parts_in(struct set *set, uint64_t lo, uint64_t hi)
-{
-	struct range part;
-	uint64_t n = 0;
-	for (uint64_t at = lo; at < hi && index_peek(&set->index, INDEX_PARTS, at, &part); at = part.hi)
-		n++;
-	return n;
-}
-
 /* After the commit: the surviving map objects say what the index says, and may be used again. */
 static void settle_map(struct set *set, struct done *done)
 {
 	const struct cut *cut = &done->cut;
-	struct part_map *map = cut->map.object;
+	struct part_map *map = map_of(cut);
 	bool before = cut->lo > cut->map.lo;
 	bool after = cut->hi < cut->map.hi;
 	if (!before && !after) {
@@ -232,10 +280,8 @@ static void settle_map(struct set *set, struct done *done)
 	}
 	uint64_t left = atomic_load(&map->parts) - cut->parts;
 	if (done->behind != NULL) {
-		uint64_t behind = parts_in(set, cut->hi, cut->map.hi);
-		atomic_store(&done->behind->parts, behind);
 		atomic_fetch_add(&set->map_count, 1);
-		left -= behind;
+		left -= atomic_load(&done->behind->parts);
 	}
 	atomic_store(&map->parts, left);
 	atomic_store(&map->addr, before ? cut->map.lo : cut->hi);
@@ -256,64 +302,45 @@ static void unmap(struct set *set, struct done *done)
 	atomic_fetch_sub(&set->part_count, cut->parts);
 	atomic_fetch_sub(&set->mapped_bytes, cut->hi - cut->lo);
 	for (uint64_t i = 0; i < cut->parts; i++)
-		file_release(done->files[i]);
+		file_release(atomic_load(&done->parts[i]->file)); /* retired, and nobody has taken it again: that needs this lock */
 }
 
-static void free_done(struct done *done, uint64_t count)
+/* In the index, unseen until the commit. */
+static int prepare(struct set *set, const struct change *change, struct pmemset_error *e)
 {
-	for (uint64_t i = 0; i < count; i++)
-		free(done[i].files);
-	free(done);
-}
-
-/* What the change needs to remember; the index is not touched. */
-static struct done *plan(struct set *set, uint64_t lo, uint64_t hi, uint64_t count)
-{
-	struct done *done = calloc(count, sizeof(*done));
-	uint64_t i = 0;
-	for (uint64_t from = lo; done != NULL && i < count && next_cut(set, from, lo, hi, &done[i].cut); i++) {
-		struct cut *cut = &done[i].cut;
-		from = cut->map.hi;
-		done[i].files = calloc(cut->parts, sizeof(struct file *));
-		if (done[i].files == NULL) {
-			free_done(done, count);
-			return NULL;
-		}
-		struct range part;
-		uint64_t n = 0;
-		for (uint64_t at = cut->lo; n < cut->parts && index_peek(&set->index, INDEX_PARTS, at, &part); at = part.hi)
-			done[i].files[n++] = atomic_load(&((struct part *)part.object)->file);
-		/* The cut before this one, where they touch, is a fence by the time that this one goes. */
-		bool touches = i > 0 && done[i - 1].cut.hi == cut->lo;
-		done[i].mappings = part_mappings(set, cut->lo, cut->hi, cut->parts) + touches;
-	}
-	return done;
-}
-
-static int remove_frozen(struct set *set, uint64_t lo, uint64_t hi, uint64_t count, struct pmemset_error *e)
-{
-	struct done *done = plan(set, lo, hi, count);
-	int rc = done ? 0 : -ENOMEM;
-	for (uint64_t i = 0; rc == 0 && i < count; i++)
-		rc = cut_map(set, &done[i].cut, &done[i].behind);
+	int rc = 0;
+	for (uint64_t i = 0; rc == 0 && i < change->count; i++)
+		rc = cut_map(set, &change->done[i].cut, &change->done[i].behind);
 	if (rc == 0)
 		rc = index_prepare(&set->index);
+	return rc ? error_set(e, rc, "no memory for a removal") : 0;
+}
+
+static void drop(struct set *set, const struct change *change)
+{
+	index_drop(&set->index);
+	for (uint64_t i = 0; i < change->count; i++)
+		if (change->done[i].behind != NULL)
+			pool_give(&set->maps, change->done[i].behind);
+}
+
+static int remove_all(struct set *set, const struct change *change, struct pmemset_error *e)
+{
+	int rc = flush_parts(change, e);
+	if (rc != 0)
+		return rc;
+	rc = prepare(set, change, e);
+	if (rc == 0)
+		rc = freeze_clean(change, e);
 	if (rc != 0) {
-		index_drop(&set->index);
-		for (uint64_t i = 0; done != NULL && i < count; i++)
-			if (done[i].behind != NULL)
-				pool_give(&set->maps, done[i].behind);
-		if (done != NULL)
-			free_done(done, count);
-		unfreeze(set, lo, hi, UINT64_MAX);
-		return error_set(e, rc, "no memory for a removal");
+		drop(set, change);
+		return rc;
 	}
 	index_commit(&set->index);
-	for (uint64_t i = 0; i < count; i++)
-		settle_map(set, &done[i]);
-	for (uint64_t i = 0; i < count; i++)
-		unmap(set, &done[i]);
-	free_done(done, count);
+	for (uint64_t i = 0; i < change->count; i++)
+		settle_map(set, &change->done[i]);
+	for (uint64_t i = 0; i < change->count; i++)
+		unmap(set, &change->done[i]);
 	return 0;
 }
 
@@ -321,17 +348,20 @@ static int remove_locked(struct set *set, uint64_t lo, uint64_t hi, bool dry_run
 {
 	removal->removed = removal->trimmed = removal->split = 0;
 	struct cut cut;
-	uint64_t count = 0;
+	bool any = false;
 	for (uint64_t from = lo; next_cut(set, from, lo, hi, &cut); from = cut.map.hi) {
 		report(set, &cut, removal);
-		count++;
+		any = true;
 	}
-	if (count == 0)
+	if (!any)
 		return error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "the range touches no part map");
 	if (dry_run)
 		return 0;
-	int rc = flush_and_freeze(set, lo, hi, e);
-	return rc ? rc : remove_frozen(set, lo, hi, count, e);
+	struct change change;
+	int rc = plan(set, lo, hi, &change);
+	rc = rc ? error_set(e, rc, "no memory for a removal") : remove_all(set, &change, e);
+	forget(&change);
+	return rc;
 }
 
 static int ended(struct pmemset_error *e)

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -121,6 +123,60 @@ static void side_by_side(void **state)
 	kept_its_pace(&of_removal, "removals here and there");
 	assert_int_equal(info_of(set).part_count, 0);
 	delete_set(set);
+}
+
+struct reader {
+	uint64_t set, addr;
+	_Atomic bool stop;
+	double longest;
+};
+
+/* As an event loop does, which has other things to do than to wait. */
+static void *read_at_once(void *arg)
+{
+	struct reader *r = arg;
+	struct pmemset_error ignored;
+	char byte;
+	while (!atomic_load(&r->stop)) {
+		double started = seconds();
+		(void)ffi_read(r->set, r->addr, &byte, 1, 1, &ignored);
+		double took = seconds() - started;
+		r->longest = took > r->longest ? took : r->longest;
+		(void)usleep(200);
+	}
+	return NULL;
+}
+
+/* The removal of many maps is prepared while they can be used; only the moment of the change is in the way of reads. */
+static void a_large_removal_holds_nobody_up(void **state)
+{
+	struct place *p = here(state);
+	double longest = 1;
+	make_file(p, "a", 8 * PAGE, 1);
+	/* What else runs on this machine may hold a thread up as well, so the best of a few counts. */
+	for (int i = 0; i < 3; i++) {
+		pthread_t thread;
+		uint64_t set = new_set(FFI_COALESCING_NONE, 256 * MIB);
+		for (uint64_t k = 0; k < MANY; k++)
+			(void)one_page(set, p, 0);
+		struct reader r = {.set = set, .addr = info_of(set).window_addr + (MANY / 2) * PAGE};
+		assert_int_equal(pthread_create(&thread, NULL, read_at_once, &r), 0);
+		(void)usleep(20000);
+		double started = seconds();
+		int rc;
+		while ((rc = remove_range(set, info_of(set).window_addr, MANY * PAGE)) == PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP)
+			;
+		double took = seconds() - started;
+		atomic_store(&r.stop, true);
+		assert_int_equal(pthread_join(thread, NULL), 0);
+		must(rc);
+		print_message("%d maps removed in %.1f ms; the longest read took %.1f ms\n", MANY, took * 1e3, r.longest * 1e3);
+		longest = r.longest < longest ? r.longest : longest;
+		delete_set(set);
+	}
+#ifndef __SANITIZE_ADDRESS__
+	assert_true(longest < 0.01);
+#endif
 }
 
 /* The whole file at once, as one map of many parts. */
@@ -297,6 +353,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 			ON_EACH(cycles_leave_nothing),
 			{"side_by_side", side_by_side, scene_enter, scene_leave, &places[0]},
+			{"a_large_removal_holds_nobody_up", a_large_removal_holds_nobody_up, scene_enter, scene_leave, &places[0]},
 			{"coalesced", coalesced, scene_enter, scene_leave, &places[0]},
 			{"the_limit_is_the_engines", the_limit_is_the_engines, scene_enter, scene_leave, &places[0]},
 			{"a_range_that_is_lost", a_range_that_is_lost, scene_enter, scene_leave, &places[0]},
