@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -151,6 +152,16 @@ static bool is_unfillable(int fd, uint64_t offset)
 	return fstatvfs(fd, &fs) == 0 && fs.f_bavail == 0 && lseek(fd, (off_t)offset, SEEK_DATA) != (off_t)offset;
 }
 
+/* errno. A file system of another host is asked only by who may wait; else it is the size that this one knows of. */
+static int size_of(const struct file *file, bool wait, uint64_t *size)
+{
+	struct statx sx;
+	if (statx(file->fd, "", AT_EMPTY_PATH | (wait ? 0 : AT_STATX_DONT_SYNC), STATX_SIZE, &sx) != 0)
+		return errno;
+	*size = sx.stx_size;
+	return 0;
+}
+
 /* The map is pinned, so the part is there. */
 static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error *e)
 {
@@ -161,13 +172,13 @@ static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error
 	if (part == NULL)
 		return e->code;
 	struct file *file = atomic_load(&part->file);
-	struct stat st;
+	uint64_t size;
 	e->offset = addr - atomic_load(&part->addr) + atomic_load(&part->offset);
 	if (how == BUS_MCEERR_AR) {
 		e->reason = PMEMSET_REASON_MEDIA;
-	} else if (fstat(file->fd, &st) == 0 && e->offset >= (uint64_t)st.st_size) {
+	} else if (size_of(file, false, &size) == 0 && e->offset >= size) { /* the size that the fault went by */
 		e->reason = PMEMSET_REASON_TRUNCATED;
-		e->value = (uint64_t)st.st_size;
+		e->value = size;
 	} else if (is_unfillable(file->fd, e->offset)) {
 		e->reason = PMEMSET_REASON_NO_SPACE;
 	}
@@ -260,12 +271,12 @@ static struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
  * Behind the end of a truncated file its last page has zeros: a load would read them, a store or a flush would succeed and its bytes be
  * nowhere. Nothing faults there, so the size is asked for.
  */
-static int check_size(struct set *set, const struct segment *s, struct pmemset_error *e)
+static int check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
 {
-	struct stat st;
-	if (fstat(s->file->fd, &st) != 0)
-		return error_sys(e, 0, errno, "fstat");
-	uint64_t size = (uint64_t)st.st_size;
+	uint64_t size;
+	int why = size_of(s->file, !nowait, &size);
+	if (why != 0)
+		return error_sys(e, 0, why, "statx");
 	if (size >= s->offset + s->length)
 		return 0;
 	return io_fail(set, s->addr + (size > s->offset ? size - s->offset : 0), 0, e);
@@ -292,7 +303,7 @@ static int read_segment(struct set *set, const struct segment *s, char *buf, boo
 	bool cached = !s->file->medium.dax;
 	if (nowait && cached && !is_resident(s->addr, s->length)) {
 		/* Missing behind the end of the file too, and nobody needs to wait to learn that. */
-		int rc = check_size(set, s, e);
+		int rc = check_size(set, s, nowait, e);
 		return rc ? rc : error_set(e, -EAGAIN, "a page is not in memory");
 	}
 	for (uint64_t done = 0; done < s->length;) {
@@ -301,7 +312,7 @@ static int read_segment(struct set *set, const struct segment *s, char *buf, boo
 			return io_fail(set, fault_addr, fault_code, e);
 		done += n;
 	}
-	return check_size(set, s, e);
+	return check_size(set, s, nowait, e);
 }
 
 int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e)
@@ -424,7 +435,7 @@ static int flush_segments(struct set *set, struct ranges *all, enum durability d
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < all->count; i++)
 		if ((rc = refuse_degraded(&all->segments[i], e)) == 0)
-			rc = check_size(set, &all->segments[i], e);
+			rc = check_size(set, &all->segments[i], false, e);
 	if (rc == 0 && f != NULL)
 		rc = flush_lines(set, f, all, e);
 	if (rc == 0 && (f == NULL || durability == DURABILITY_DEEP))
@@ -489,7 +500,7 @@ static void soil(struct part *part)
 
 static int write_pages(struct set *set, const struct segment *s, const char *buf, uint64_t *done, struct pmemset_error *e)
 {
-	int rc = check_size(set, s, e); /* behind the end of a truncated file, pwrite would extend it */
+	int rc = check_size(set, s, false, e); /* behind the end of a truncated file, pwrite would extend it */
 	for (uint64_t n = 0; rc == 0 && n < s->length;) {
 		ssize_t wrote = pwrite(s->file->fd, buf + n, s->length - n, (off_t)(s->offset + n));
 		if (wrote > 0) {
@@ -506,7 +517,7 @@ static int write_pages(struct set *set, const struct segment *s, const char *buf
 static int write_lines(struct set *set, const struct segment *s, const char *buf, const struct functions *f, uint64_t *done,
 		struct pmemset_error *e)
 {
-	int rc = check_size(set, s, e);
+	int rc = check_size(set, s, false, e);
 	for (uint64_t n = 0; rc == 0 && n < s->length;) {
 		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
 		if (!guarded(STEP_STORE, at(s->addr + n), buf + n, chunk, f))
