@@ -38,10 +38,13 @@ struct written {
 
 /* nowait: -EAGAIN where a page would have to be read from the disk first. */
 int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e);
-/* On failure e->value is how many bytes were written. */
+/* On failure e->value is how many bytes were written, whatever the reason would have there. */
 int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t length, enum durability durability, struct written *written,
 		struct pmemset_error *e);
-/* ranges: pairs of addr and length. All are checked before the first is flushed; e->value is the index of the one that was refused. */
+/*
+ * ranges: pairs of addr and length. All are checked before the first is flushed; CANNOT_FIND_PART_MAP and LENGTH_OUT_OF_RANGE are of one of
+ * them, and e->value is its index. Of other failures it is what their reason says.
+ */
 int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum durability durability, struct written *written,
 		struct pmemset_error *e);
 int access_drain(struct set *set, struct written *written, struct pmemset_error *e);

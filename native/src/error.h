@@ -100,7 +100,7 @@ enum pmemset_code {
 /* Why a call failed, where the code alone does not tell; what else the record then holds follows each. */
 #define PMEMSET_REASONS(X) \
 	X(0, NONE) \
-	X(1, TRUNCATED)		/* a fault: the file ends before the byte; addr, offset; value = file size */ \
+	X(1, TRUNCATED)		/* a fault: the file ends before the byte; addr, offset; value = file size (of a write: see there) */ \
 	X(2, NO_SPACE)		/* a fault: a hole that a full file system cannot fill; addr, offset */ \
 	X(3, MEDIA)		/* a fault: the medium reported the byte as damaged; addr, offset */ \
 	X(4, UNKNOWN_FAULT)	/* a fault that none of the above explains; addr, offset */ \
@@ -128,7 +128,7 @@ struct pmemset_error {
 	int32_t cause;	      /* PMEM2_E_* that explains the code, or 0 */
 	int32_t sys_errno;    /* errno of the system call that failed, or 0 */
 	uint32_t reason;      /* PMEMSET_REASON_* */
-	uint64_t value;	      /* the number that helps: required alignment, source size, largest gap, limit, bytes written */
+	uint64_t value;	      /* the number that helps: required alignment, source size, largest gap, limit; a write's is always its own */
 	uint64_t addr;	      /* LENGTH_OUT_OF_RANGE: the map's start; a fault: the faulting address */
 	uint64_t size;	      /* LENGTH_OUT_OF_RANGE: the map's size */
 	uint64_t offset;      /* a fault: the offset in the source */

@@ -99,6 +99,7 @@ struct ffi_probe {
 
 /* Opens a directory. *volume = 0 on failure. -ENOENT, -ENOTDIR, -EACCES; -ENOSYS where openat2 is missing. Blocks: briefly. */
 int ffi_volume_open(const char *path, uint64_t *volume, struct pmemset_error *err);
+/* -EBADF. Blocks: on calls that use the volume now. */
 int ffi_volume_close(uint64_t volume);
 /* Makes an unnamed temporary file to find out what a new file gets. Blocks: on the disk. */
 int ffi_volume_info(uint64_t volume, struct ffi_volume_info *info, struct pmemset_error *err);
@@ -215,8 +216,8 @@ struct ffi_removal {
  * dry_run != 0: only report.
  * removed: rows of 3 {addr, length, cookie}; trimmed: rows of 4 {addr, size before, addr, size after}; split: rows of 6 {addr, size
  * before, addr, size, addr, size after}; each may be NULL where its _max is 0. The counts are whole even where rows did not fit.
- * CANNOT_FIND_PART_MAP where nothing is touched; LENGTH_OUT_OF_RANGE for length 0 or a range that wraps;
- * PART_MAP_POSSIBLE_USE_AFTER_DROP while an access or pin holds one of the maps; -EIO with PERSIST_FAILED or DEGRADED where what was
+ * CANNOT_FIND_PART_MAP where nothing is touched; LENGTH_OUT_OF_RANGE for length 0 or a range that wraps (to end at 2^64 is no wrap);
+ * PART_MAP_POSSIBLE_USE_AFTER_DROP (addr and size of the map, value = its users) while an access or pin holds one of the maps; -EIO with PERSIST_FAILED or DEGRADED where what was
  * written cannot be made durable first. Blocks: on flushes.
  */
 int ffi_remove(uint64_t set, uint64_t addr, uint64_t length, uint32_t whole_map, uint32_t dry_run, struct ffi_removal *removal,
@@ -246,15 +247,15 @@ struct ffi_written {
 int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err);
 /*
  * Copy length bytes of buf to addr and make them as durable as asked. On failure value = bytes that were written (of unknown
- * durability). IO_FAIL with a fault's reason; -ENOSPC, -EIO, -EROFS of a write; -EIO with PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL
+ * durability), whatever the reason: TRUNCATED gives no file size here. IO_FAIL with a fault's reason; -ENOSPC, -EIO, -EROFS of a write; -EIO with PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL
  * with PERSIST_FAILED for DEEP). Blocks: on the disk.
  */
 int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err);
 /*
  * Make ranges durable: rows of 2 {addr, length}, durability FLUSHED, PERSISTED or DEEP. All ranges are checked before the first is
- * flushed; value = index of the range that was refused. IO_FAIL with TRUNCATED where the file ends before a range does; -EIO with
- * PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL with PERSIST_FAILED for DEEP). Blocks: on the disk.
+ * flushed; CANNOT_FIND_PART_MAP and LENGTH_OUT_OF_RANGE have value = index of the range that was refused. IO_FAIL with TRUNCATED
+ * (value = file size, addr and offset of its end) where the file ends before a range does; -EIO with PERSIST_FAILED or DEGRADED (DEEP_FLUSH_FAIL with PERSIST_FAILED for DEEP). Blocks: on the disk.
  */
 int ffi_persist(uint64_t set, const uint64_t *ranges, uint64_t count, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err);

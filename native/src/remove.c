@@ -371,10 +371,12 @@ static int ended(struct pmemset_error *e)
 
 int set_remove(struct set *set, uint64_t addr, uint64_t length, bool dry_run, struct removal *removal, struct pmemset_error *e)
 {
-	if (length == 0 || addr + length < addr)
+	/* One that ends at 2^64 does not wrap; no part is so high up. */
+	if (length == 0 || addr + (length - 1) < addr)
 		return error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "a range of length 0, or one that wraps");
+	uint64_t end = addr + length ? addr + length : UINT64_MAX;
 	pthread_mutex_lock(&set->lock);
-	int rc = set->ended ? ended(e) : remove_locked(set, addr, addr + length, dry_run, removal, e);
+	int rc = set->ended ? ended(e) : remove_locked(set, addr, end, dry_run, removal, e);
 	pthread_mutex_unlock(&set->lock);
 	return rc;
 }

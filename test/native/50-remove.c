@@ -274,9 +274,10 @@ static void ranges_that_are_none(void **state)
 			{addr, 0, PMEMSET_E_LENGTH_OUT_OF_RANGE},
 			{addr + 1, 0, PMEMSET_E_LENGTH_OUT_OF_RANGE},
 			{0, 0, PMEMSET_E_LENGTH_OUT_OF_RANGE},
-			{addr, UINT64_MAX - addr + 1, PMEMSET_E_LENGTH_OUT_OF_RANGE}, /* ends at 0 */
+			{addr, UINT64_MAX - addr + 2, PMEMSET_E_LENGTH_OUT_OF_RANGE},
 			{addr, UINT64_MAX, PMEMSET_E_LENGTH_OUT_OF_RANGE},
-			{UINT64_MAX, 1, PMEMSET_E_LENGTH_OUT_OF_RANGE},
+			{UINT64_MAX, 2, PMEMSET_E_LENGTH_OUT_OF_RANGE},
+			{UINT64_MAX, 1, PMEMSET_E_CANNOT_FIND_PART_MAP}, /* the last byte that there is */
 			{UINT64_MAX, UINT64_MAX, PMEMSET_E_LENGTH_OUT_OF_RANGE},
 			{addr + 2 * PAGE, 1, PMEMSET_E_CANNOT_FIND_PART_MAP},
 			{addr + 2 * PAGE, UINT64_MAX - addr - 2 * PAGE, PMEMSET_E_CANNOT_FIND_PART_MAP},
@@ -287,6 +288,9 @@ static void ranges_that_are_none(void **state)
 		not_removed(set, rows[i].addr, rows[i].length, 0, rows[i].code);
 	not_removed(set, 0, 0, 1, PMEMSET_E_CANNOT_FIND_PART_MAP);
 	not_removed(set, UINT64_MAX, 0, 1, PMEMSET_E_CANNOT_FIND_PART_MAP);
+	/* To the end of all addresses. */
+	must(remove_range(set, addr, UINT64_MAX - addr + 1));
+	assert_int_equal(info_of(set).part_count, 0);
 	delete_set(set);
 }
 
