@@ -347,12 +347,7 @@ static enum durability reached(enum durability asked)
 /* The weakest medium of a range speaks for it. */
 static void witness(struct written *w, const struct file *file)
 {
-	static const int strength[] = {[PERSISTENCE_VOLATILE] = 0,
-			[PERSISTENCE_UNKNOWN] = 1,
-			[PERSISTENCE_HOST_DEPENDENT] = 2,
-			[PERSISTENCE_PERSISTENT] = 3};
-	if (strength[file->medium.persistence] < strength[w->persistence])
-		w->persistence = file->medium.persistence;
+	w->persistence = persistence_weaker(w->persistence, file->medium.persistence);
 	w->simulated |= file->medium.simulated;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "medium.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
@@ -14,8 +15,10 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Loop devices on files on loop devices, overlays on overlays: this deep and no deeper. */
+/* Loop devices on files on loop devices, mirrors of mirrors, overlays on overlays: this deep and no deeper. */
 #define LAYERS_MAX 4
+/* Of a directory of sysfs. Stacks are small here: these calls are made on those of a foreign-function interface (128 KiB). */
+#define SYS_PATH_SIZE 512
 
 static _Atomic int simulated = PMEM2_GRANULARITY_PAGE;
 
@@ -29,7 +32,7 @@ void medium_simulate(enum pmem2_granularity granularity)
 /* First line of dir/name, without its newline. */
 static bool read_line(const char *dir, const char *name, char *line, int size)
 {
-	char path[PATH_MAX];
+	char path[SYS_PATH_SIZE];
 	if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
 		return false;
 	FILE *file = fopen(path, "re");
@@ -53,48 +56,47 @@ static bool read_upwards(char *dir, const char *name, char *line, int size)
 	return false;
 }
 
-static bool device_dir(dev_t dev, char dir[PATH_MAX])
+static bool resolve(const char *link, char dir[SYS_PATH_SIZE])
+{
+	char *real = realpath(link, NULL);
+	bool fits = real != NULL && strlen(real) < SYS_PATH_SIZE;
+	if (fits)
+		memcpy(dir, real, strlen(real) + 1);
+	free(real);
+	return fits;
+}
+
+static bool device_dir(dev_t dev, char dir[SYS_PATH_SIZE])
 {
 	char link[64];
 	(void)snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(dev), minor(dev));
-	return realpath(link, dir) != NULL;
+	return resolve(link, dir);
 }
 
 /* ---- the mount table ---- */
 
-struct mount {
-	char type[MEDIUM_NAME_SIZE];
-	char source[256];
-	char upper[PATH_MAX]; /* overlay: upperdir */
-};
-
-static bool mount_of(int fd, struct mount *mount)
+/*
+ * The line of the mount that fd is on, malloc'd, from its type on: "ext4 /dev/vda rw,..."; NULL where it cannot be found. *line is what
+ * to free.
+ */
+static char *mount_of(int fd, char **line)
 {
 	struct statx sx;
+	*line = NULL;
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &sx) != 0 || !(sx.stx_mask & STATX_MNT_ID))
-		return false;
+		return NULL;
 	FILE *file = fopen("/proc/self/mountinfo", "re");
 	if (file == NULL)
-		return false;
-	char *line = NULL;
+		return NULL;
+	char *mount = NULL;
 	size_t capacity = 0;
-	bool found = false;
-	while (!found && getline(&line, &capacity, file) > 0) {
-		unsigned long long id = strtoull(line, NULL, 10);
-		char *behind = strstr(line, " - ");
-		if (id != sx.stx_mnt_id || behind == NULL)
-			continue;
-		char options[PATH_MAX * 2];
-		options[0] = '\0';
-		mount->upper[0] = '\0';
-		found = sscanf(behind, " - %63s %255s %8191s", mount->type, mount->source, options) >= 2;
-		const char *upper = strstr(options, "upperdir=");
-		if (upper != NULL)
-			(void)sscanf(upper, "upperdir=%4095[^,]", mount->upper);
+	while (mount == NULL && getline(line, &capacity, file) > 0) {
+		char *behind = strstr(*line, " - ");
+		if (strtoull(*line, NULL, 10) == sx.stx_mnt_id && behind != NULL)
+			mount = behind + 3;
 	}
-	free(line);
 	(void)fclose(file);
-	return found;
+	return mount;
 }
 
 /* ---- persistence ---- */
@@ -105,11 +107,20 @@ static void settle(struct medium *m, enum persistence persistence, const char *w
 	m->why_persistence = why;
 }
 
+enum persistence persistence_weaker(enum persistence a, enum persistence b)
+{
+	static const int strength[] = {[PERSISTENCE_VOLATILE] = 0,
+			[PERSISTENCE_UNKNOWN] = 1,
+			[PERSISTENCE_HOST_DEPENDENT] = 2,
+			[PERSISTENCE_PERSISTENT] = 3};
+	return strength[a] < strength[b] ? a : b;
+}
+
 static void persistence_of(int fd, struct medium *m, int layer);
 
-static void beneath(const char *path, struct medium *m, int layer)
+/* Takes fd; -1: it cannot be opened. */
+static void beneath(int fd, struct medium *m, int layer)
 {
-	int fd = open(path, O_PATH | O_CLOEXEC);
 	if (fd < 0) {
 		settle(m, PERSISTENCE_UNKNOWN, "the layer beneath the file system cannot be seen from here");
 		return;
@@ -118,43 +129,103 @@ static void beneath(const char *path, struct medium *m, int layer)
 	(void)close(fd);
 }
 
-static void persistence_of_device(dev_t dev, struct medium *m, int layer)
+/* Frames of their own, so that a path's length of stack is not taken for each layer. */
+static int __attribute__((noinline)) open_backing_file(const char *dir)
 {
-	char dir[PATH_MAX];
-	char line[PATH_MAX];
-	if (!device_dir(dev, dir)) {
-		settle(m, PERSISTENCE_UNKNOWN, "sysfs does not show the device of the file system");
-		return;
+	char path[PATH_MAX];
+	return read_line(dir, "loop/backing_file", path, sizeof(path)) ? open(path, O_PATH | O_CLOEXEC) : -1;
+}
+
+static int __attribute__((noinline)) open_upper_layer(int overlay)
+{
+	char *line;
+	char *mount = mount_of(overlay, &line);
+	char *upper = mount ? strstr(mount, "upperdir=") : NULL;
+	int fd = -1;
+	if (upper != NULL) {
+		upper += strlen("upperdir=");
+		upper[strcspn(upper, ",\n")] = '\0';
+		fd = open(upper, O_PATH | O_CLOEXEC);
 	}
-	if (read_line(dir, "loop/backing_file", line, sizeof(line))) {
-		beneath(line, m, layer);
+	free(line);
+	return fd;
+}
+
+static void persistence_of_device(const char *dir, struct medium *m, int layer);
+
+/* dm and md: as weak as the weakest that it is made of. */
+static void persistence_of_slaves(const char *dir, struct medium *m, int layer)
+{
+	char path[SYS_PATH_SIZE];
+	settle(m, PERSISTENCE_UNKNOWN, "sysfs does not show what the device is made of");
+	DIR *slaves = snprintf(path, sizeof(path), "%s/slaves", dir) < (int)sizeof(path) ? opendir(path) : NULL;
+	if (slaves == NULL)
 		return;
-	}
-	bool pmem = strstr(dir, "/ndbus") != NULL;
-	if (strstr(dir, "/virtio") != NULL && pmem) {
-		settle(m, PERSISTENCE_HOST_DEPENDENT, "virtio-pmem: the host decides what a flush reaches");
-		return;
-	}
-	if (pmem) {
-		char up[PATH_MAX];
-		memcpy(up, dir, sizeof(up));
-		if (read_upwards(up, "provider", line, sizeof(line)) && strcmp(line, "e820") == 0)
-			settle(m, PERSISTENCE_VOLATILE, "memory set aside by memmap=: a power cut empties it");
+	bool any = false;
+	for (struct dirent *entry = readdir(slaves); entry != NULL; entry = readdir(slaves)) {
+		struct medium one = *m;
+		if (entry->d_name[0] == '.')
+			continue;
+		if (snprintf(path, sizeof(path), "%s/slaves/%s", dir, entry->d_name) < (int)sizeof(path) && resolve(path, path))
+			persistence_of_device(path, &one, layer + 1);
 		else
-			settle(m, PERSISTENCE_PERSISTENT, "a libnvdimm region");
+			settle(&one, PERSISTENCE_UNKNOWN, m->why_persistence);
+		if (!any || persistence_weaker(one.persistence, m->persistence) != m->persistence)
+			settle(m, one.persistence, one.why_persistence);
+		any = true;
+	}
+	(void)closedir(slaves);
+}
+
+static void persistence_of_pmem(const char *dir, struct medium *m)
+{
+	char up[SYS_PATH_SIZE];
+	char provider[32];
+	memcpy(up, dir, strlen(dir) + 1);
+	if (strstr(dir, "/virtio") != NULL)
+		settle(m, PERSISTENCE_HOST_DEPENDENT, "virtio-pmem: the host decides what a flush reaches");
+	else if (read_upwards(up, "provider", provider, sizeof(provider)) && strcmp(provider, "e820") == 0)
+		settle(m, PERSISTENCE_VOLATILE, "memory set aside by memmap=: a power cut empties it");
+	else
+		settle(m, PERSISTENCE_PERSISTENT, "a libnvdimm region");
+}
+
+/* dir: of a device, or of a partition, in sysfs. */
+static void persistence_of_device(const char *dir, struct medium *m, int layer)
+{
+	static const char virtual_block[] = "/sys/devices/virtual/block/";
+	char disk[SYS_PATH_SIZE];
+	char line[16];
+	if (layer > LAYERS_MAX) {
+		settle(m, PERSISTENCE_UNKNOWN, "devices on devices, too many to follow");
 		return;
 	}
-	if (strstr(dir, "/virtual/block/ram") != NULL || strstr(dir, "/zram") != NULL) {
+	memcpy(disk, dir, strlen(dir) + 1);
+	if (read_line(disk, "partition", line, sizeof(line)))
+		*strrchr(disk, '/') = '\0';
+	if (strncmp(disk, virtual_block, sizeof(virtual_block) - 1) != 0) {
+		if (strstr(disk, "/ndbus") != NULL)
+			persistence_of_pmem(disk, m);
+		else
+			settle(m, PERSISTENCE_PERSISTENT, "a file system on a block device");
+		return;
+	}
+	const char *name = disk + sizeof(virtual_block) - 1;
+	if (strncmp(name, "loop", 4) == 0)
+		beneath(open_backing_file(disk), m, layer);
+	else if (strncmp(name, "dm-", 3) == 0 || strncmp(name, "md", 2) == 0)
+		persistence_of_slaves(disk, m, layer);
+	else if (strncmp(name, "ram", 3) == 0 || strncmp(name, "zram", 4) == 0)
 		settle(m, PERSISTENCE_VOLATILE, "a RAM disk");
-		return;
-	}
-	settle(m, PERSISTENCE_PERSISTENT, "a file system on a block device");
+	else
+		settle(m, PERSISTENCE_UNKNOWN, "a virtual block device of a kind that is not known");
 }
 
 static void persistence_of(int fd, struct medium *m, int layer)
 {
 	struct statfs fs;
 	struct stat st;
+	char dir[SYS_PATH_SIZE];
 	if (layer > LAYERS_MAX || fstatfs(fd, &fs) != 0 || fstat(fd, &st) != 0) {
 		settle(m, PERSISTENCE_UNKNOWN, "the file system does not say");
 		return;
@@ -172,19 +243,17 @@ static void persistence_of(int fd, struct medium *m, int layer)
 	case CEPH_SUPER_MAGIC:
 		settle(m, PERSISTENCE_HOST_DEPENDENT, "a file system of another host or process, which decides what a flush reaches");
 		return;
-	case OVERLAYFS_SUPER_MAGIC: {
-		struct mount mount;
-		if (mount_of(fd, &mount) && mount.upper[0] != '\0')
-			beneath(mount.upper, m, layer);
-		else
-			settle(m, PERSISTENCE_UNKNOWN, "an overlay whose upper layer cannot be seen from here");
+	case OVERLAYFS_SUPER_MAGIC:
+		beneath(open_upper_layer(fd), m, layer);
 		return;
-	}
 	case BTRFS_SUPER_MAGIC: /* its st_dev names no device */
 		settle(m, PERSISTENCE_PERSISTENT, "a file system on a block device");
 		return;
 	default:
-		persistence_of_device(st.st_dev, m, layer);
+		if (device_dir(st.st_dev, dir))
+			persistence_of_device(dir, m, layer);
+		else
+			settle(m, PERSISTENCE_UNKNOWN, "sysfs does not show the device of the file system");
 	}
 }
 
@@ -203,7 +272,7 @@ static bool takes_map_sync(int fd)
 /* Whether the CPU caches of this file's own region are in the persistence domain (eADR); other regions of the host do not count. */
 static bool caches_persist(dev_t dev)
 {
-	char dir[PATH_MAX];
+	char dir[SYS_PATH_SIZE];
 	char domain[32];
 	return device_dir(dev, dir) && read_upwards(dir, "persistence_domain", domain, sizeof(domain)) && strcmp(domain, "cpu_cache") == 0;
 }
@@ -232,9 +301,11 @@ static void granularity_of(int fd, dev_t dev, struct medium *m)
 void medium_of(int fd, struct medium *m)
 {
 	*m = (struct medium){.granularity = PMEM2_GRANULARITY_PAGE, .numa_node = -1, .file_system = "unknown"};
-	struct mount mount;
-	if (mount_of(fd, &mount))
-		memcpy(m->file_system, mount.type, sizeof(m->file_system));
+	char *line_of_mount;
+	const char *mount = mount_of(fd, &line_of_mount);
+	if (mount != NULL)
+		(void)snprintf(m->file_system, sizeof(m->file_system), "%.*s", (int)strcspn(mount, " "), mount);
+	free(line_of_mount);
 
 	struct statx sx;
 	dev_t dev = 0;
@@ -246,7 +317,7 @@ void medium_of(int fd, struct medium *m)
 	granularity_of(fd, dev, m);
 	m->allocates = strcmp(m->file_system, "btrfs") != 0 && strcmp(m->file_system, "zfs") != 0;
 
-	char dir[PATH_MAX];
+	char dir[SYS_PATH_SIZE];
 	char line[16];
 	if (device_dir(dev, dir) && read_upwards(dir, "numa_node", line, sizeof(line)))
 		m->numa_node = atoi(line); /* NOLINT(cert-err34-c): the kernel wrote it; -1 means none */

@@ -15,6 +15,9 @@
 
 enum persistence { PERSISTENCE_UNKNOWN, PERSISTENCE_PERSISTENT, PERSISTENCE_HOST_DEPENDENT, PERSISTENCE_VOLATILE };
 
+/* Of two media, what both together are. */
+enum persistence persistence_weaker(enum persistence a, enum persistence b);
+
 #define MEDIUM_NAME_SIZE 64
 
 struct medium {

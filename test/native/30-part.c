@@ -8,10 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libpmem2.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #define OFFSET_MAX ((uint64_t)INT64_MAX)
@@ -702,6 +705,72 @@ static void probed(void **state)
 	assert_int_equal(volume, 0);
 }
 
+/* ---- what is beneath: a sysfs of our own, in which the device of the disk is one after the other ---- */
+
+static void sys_file(const char *path, const char *text)
+{
+	int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	assert_int_equal(close(fd), 0);
+}
+
+#define BLOCK "/sys/devices/virtual/block/"
+
+static void devices_on_devices(void **state)
+{
+	struct place *p = here(state);
+	char link[64], disk[PATH_MAX], backing[512];
+	struct stat st;
+	static const char *const devices[] = {"zram0", "ram3", "nbd0", "loop7", "loop7/loop7p1", "loop7/loop", "loop8", "dm-0",
+			"dm-0/slaves", "dm-1", "dm-1/slaves", "dm-2", "dm-2/slaves", "dm-3", "md0", "md0/slaves"};
+	static const char *const slaves[][2] = {{"dm-0/slaves/a", NULL}, {"dm-1/slaves/a", NULL}, {"dm-1/slaves/b", BLOCK "zram0"},
+			{"dm-2/slaves/a", BLOCK "dm-2"}, {"md0/slaves/a", BLOCK "dm-0"}, {"md0/slaves/b", BLOCK "nbd0"}};
+	static const struct {
+		const char *device;
+		enum persistence persistence;
+	} rows[] = {{NULL, PERSISTENCE_PERSISTENT}, {"zram0", PERSISTENCE_VOLATILE}, {"ram3", PERSISTENCE_VOLATILE},
+			{"nbd0", PERSISTENCE_UNKNOWN}, {"loop7", PERSISTENCE_VOLATILE}, {"loop7/loop7p1", PERSISTENCE_VOLATILE},
+			{"loop8", PERSISTENCE_UNKNOWN}, {"dm-0", PERSISTENCE_PERSISTENT}, {"dm-1", PERSISTENCE_VOLATILE},
+			{"dm-2", PERSISTENCE_UNKNOWN}, {"dm-3", PERSISTENCE_UNKNOWN}, {"md0", PERSISTENCE_UNKNOWN}};
+	make_file(p, "a", PAGE, 1);
+	make_file(&places[0], "image", PAGE, 1);
+	assert_int_equal(stat(path_in(p, "a"), &st), 0);
+	(void)snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
+	mounting();
+	if (realpath(link, disk) == NULL || strncmp(disk, BLOCK, strlen(BLOCK)) == 0 || access(BLOCK, X_OK) != 0) {
+		print_message("the disk here is no device of its own\n");
+		skip();
+	}
+	assert_int_equal(mount("none", "/sys/dev/block", "tmpfs", 0, NULL), 0);
+	assert_int_equal(mount("none", BLOCK, "tmpfs", 0, NULL), 0);
+	assert_int_equal(chdir(BLOCK), 0);
+	for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
+		assert_int_equal(mkdir(devices[i], 0700), 0);
+	for (size_t i = 0; i < sizeof(slaves) / sizeof(slaves[0]); i++)
+		assert_int_equal(symlink(slaves[i][1] ? slaves[i][1] : disk, slaves[i][0]), 0);
+	sys_file("loop7/loop7p1/partition", "1\n");
+	(void)snprintf(backing, sizeof(backing), "%s\n", path_in(&places[0], "image"));
+	sys_file("loop7/loop/backing_file", backing);
+	assert_int_equal(chdir("/"), 0);
+
+	int fd = open(path_in(p, "a"), O_RDWR | O_CLOEXEC);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		char device[64];
+		struct medium m;
+		(void)snprintf(device, sizeof(device), BLOCK "%s", rows[i].device ? rows[i].device : "");
+		assert_int_equal(symlink(rows[i].device ? device : disk, link), 0);
+		medium_of(fd, &m);
+		must_be(m.persistence, rows[i].persistence, rows[i].device ? rows[i].device : "disk", __FILE__, __LINE__);
+		assert_true(strlen(m.why_persistence) > 0);
+		assert_int_equal(unlink(link), 0);
+	}
+	assert_int_equal(close(fd), 0);
+	assert_int_equal(umount(BLOCK), 0);
+	assert_int_equal(umount("/sys/dev/block"), 0);
+	assert_int_equal(unlink(path_in(&places[0], "image")), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -727,6 +796,7 @@ int main(void)
 			ON_EACH(no_room_behind_the_previous),
 			ON_EACH(previous_after_a_removal),
 			ON_EACH(probed),
+			{"devices_on_devices", devices_on_devices, scene_enter, scene_leave, &places[1]},
 	};
 	return RUN("part", tests, FFI_GRANULARITY_UNSET);
 }
