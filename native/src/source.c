@@ -185,7 +185,8 @@ static int open_new(int dir, mode_t mode, char working[SOURCE_NAME_SIZE])
 {
 	working[0] = '\0';
 	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
-	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
+	/* EPERM: also in a directory that is gone, of which the other way says so. */
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EPERM))
 		return fd;
 	own_name(working);
 	fd = openat(dir, working, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
