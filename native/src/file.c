@@ -355,27 +355,75 @@ static int allocate(int fd, const struct medium *medium, uint64_t from, uint64_t
 	return rc;
 }
 
+/* Growth that was let through and may not have its space yet: what statvfs says is not all free. */
+struct pending {
+	dev_t dev;
+	uint64_t bytes;
+	struct pending *before; /* begun before this one */
+};
+static pthread_mutex_t pending_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pending *pending;
+
+/* Returns how many bytes of its file system those before it will take. */
+static uint64_t begin_growth(struct pending *mine)
+{
+	uint64_t sum = 0;
+	pthread_mutex_lock(&pending_lock);
+	mine->before = pending;
+	/* cppcheck-suppress autoVariables; whoever begins it ends it before it returns */
+	pending = mine;
+	for (const struct pending *p = mine->before; p != NULL; p = p->before)
+		sum += p->dev == mine->dev ? p->bytes : 0;
+	pthread_mutex_unlock(&pending_lock);
+	return sum;
+}
+
+static void end_growth(struct pending *mine)
+{
+	pthread_mutex_lock(&pending_lock);
+	struct pending **link = &pending;
+	while (*link != mine)
+		link = &(*link)->before;
+	*link = mine->before;
+	pthread_mutex_unlock(&pending_lock);
+}
+
+static int check_free(const struct file *file, uint64_t bytes, uint64_t keep_free, uint64_t taken, struct pmemset_error *e)
+{
+	struct statvfs fs;
+	if (fstatvfs(file->fd, &fs) != 0)
+		return error_sys(e, 0, errno, "statvfs");
+	if (fs.f_blocks == 0) /* one that does not say */
+		return 0;
+	uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
+	available = available > taken ? available - taken : 0;
+	if (available >= keep_free && available - keep_free >= bytes)
+		return 0;
+	error_set(e, -ENOSPC, "growing by %" PRIu64 " bytes would leave less than %" PRIu64 " of %" PRIu64, bytes, keep_free, available);
+	if (available >= bytes)
+		e->reason = PMEMSET_REASON_KEEP_FREE;
+	e->value = available > keep_free ? available - keep_free : 0;
+	return -ENOSPC;
+}
+
 int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growth *growth, struct pmemset_error *e)
 {
 	growth->from = UINT64_MAX;
 	struct stat st;
-	struct statvfs fs;
-	if (fstat(file->fd, &st) != 0 || fstatvfs(file->fd, &fs) != 0)
+	if (fstat(file->fd, &st) != 0)
 		return error_sys(e, 0, errno, "fstat");
 	uint64_t from = (uint64_t)st.st_size;
 	if (size <= from)
 		return 0;
-	uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
-	if (available < keep_free || available - keep_free < size - from) {
-		error_set(e, -ENOSPC, "growing by %" PRIu64 " bytes would leave less than %" PRIu64 " of %" PRIu64, size - from, keep_free,
-				available);
-		if (available >= size - from)
-			e->reason = PMEMSET_REASON_KEEP_FREE;
-		e->value = available > keep_free ? available - keep_free : 0;
-		return -ENOSPC;
+	struct pending mine = {.dev = file->dev, .bytes = size - from};
+	uint64_t taken = begin_growth(&mine);
+	if (check_free(file, size - from, keep_free, taken, e) != 0) {
+		end_growth(&mine);
+		return e->code;
 	}
 	growth->from = from;
 	int why = allocate(file->fd, &file->medium, from, size);
+	end_growth(&mine);
 	int rc = why ? error_sys(e, 0, why, "cannot extend the file from %" PRIu64 " to %" PRIu64 " bytes: %s", from, size, strerror(why))
 		     : file_flush(file, NULL, 0, e); /* the one description's errors are the flusher's, whoever asks */
 	if (rc != 0) {

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -20,6 +21,7 @@ static struct {
 static int directory_error; /* of an fsync of one */
 static int truncate_error;
 static bool no_unnamed, no_exchange; /* a file system without O_TMPFILE, without RENAME_EXCHANGE */
+static void (*before_fallocate)(void);
 static void (*after_fallocate)(void);
 
 static bool is_interrupted(enum call call)
@@ -72,6 +74,8 @@ int __wrap_msync(void *addr, size_t size, int flags)
 
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t size)
 {
+	if (before_fallocate != NULL)
+		before_fallocate();
 	int rc = is_interrupted(FALLOCATE) ? -1 : __real_fallocate(fd, mode, offset, size);
 	if (rc == 0 && after_fallocate != NULL)
 		after_fallocate();
@@ -178,6 +182,41 @@ static void undoing_is_made_again(void **state)
 	assert_non_null(strstr(err.message, "cannot be cut"));
 	assert_int_equal(file_size(p, "a"), 16 * PAGE);
 	delete_set(set);
+}
+
+static struct place small; /* of 4 MiB */
+static uint64_t beside;	   /* a set */
+
+static void grow_another(void)
+{
+	struct ffi_part part;
+	const struct ffi_part_spec spec = {.length = 2 * MIB, .grow = 1, .keep_free = MIB, .create = FFI_CREATE_IF_NEEDED};
+	before_fallocate = NULL;
+	fails(map(beside, &small, "b", spec, &part), PMEMSET_E_CANNOT_GROW_SOURCE_FILE);
+	assert_true(err.value <= MIB);
+	/* There is room for this one beside the other. */
+	(void)must_map(beside, &small, "c", (struct ffi_part_spec){.length = MIB / 2, .keep_free = MIB, .create = FFI_CREATE_IF_NEEDED});
+}
+
+/* Each alone would leave enough free, and both together not; the first is let through and has no space yet when the second asks. */
+static void growth_beside_growth(void **state)
+{
+	struct place *p = here(state);
+	mounting();
+	small = (struct place){.name = "small"};
+	(void)snprintf(small.dir, sizeof(small.dir), "%s", path_in(p, "mnt"));
+	assert_int_equal(mkdir(small.dir, 0700), 0);
+	assert_int_equal(mount("none", small.dir, "tmpfs", 0, "size=4m"), 0);
+	must(ffi_volume_open(small.dir, &small.volume, &err));
+	uint64_t set = new_set(FFI_COALESCING_NONE, 4 * MIB);
+	beside = new_set(FFI_COALESCING_NONE, 4 * MIB);
+	before_fallocate = grow_another;
+	(void)must_map(set, &small, "a", (struct ffi_part_spec){.length = 2 * MIB, .keep_free = MIB, .create = FFI_CREATE_IF_NEEDED});
+	assert_null(before_fallocate);
+	delete_set(set);
+	delete_set(beside);
+	must(ffi_volume_close(small.volume));
+	assert_int_equal(umount(small.dir), 0);
 }
 
 static uint64_t shortened, end_of_it; /* a set, and the end of its part */
@@ -302,6 +341,7 @@ int main(void)
 			ON_EACH(calls_are_made_again),
 			ON_EACH(undoing_is_made_again),
 			ON_EACH(growth_that_another_part_relies_on),
+			{"growth_beside_growth", growth_beside_growth, scene_enter, scene_leave, &places[0]},
 			ON_EACH(a_name_that_does_not_last),
 			ON_EACH(names_where_calls_are_missing),
 			ON_EACH(a_crash_leaves_nothing),
