@@ -23,6 +23,7 @@ static pthread_mutex_t windows_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct window *windows;
 static _Atomic int64_t mappings;
 static int64_t mappings_limit;
+static FILE *maps; /* /proc/self/maps, from the start on: when it is needed, there may be no descriptor left */
 
 static const int fence_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
@@ -94,6 +95,7 @@ int arena_start(uint64_t base, uint64_t size, uint64_t limit, struct pmemset_err
 		}
 	}
 	keep_out(base, size);
+	maps = fopen("/proc/self/maps", "re");
 	the_arena = (struct arena){.base = base, .size = size, .as_asked = base == asked && size == asked_size};
 	return 0;
 }
@@ -151,23 +153,38 @@ void window_close(struct window *w)
 /* Whether nothing but our fence is in the range: asked once, after a failure, so slow is fine. */
 static bool is_fenced(uint64_t addr, uint64_t size)
 {
-	FILE *file = fopen("/proc/self/maps", "re");
-	if (file == NULL)
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	if (maps == NULL)
 		return false;
+	pthread_mutex_lock(&lock);
+	(void)fflush(maps); /* what was read the last time */
+	rewind(maps);
 	uint64_t from, to;
 	uint64_t reached = addr;
 	char permissions[5];
 	unsigned long inode;
 	while (reached < addr + size &&
-			fscanf(file, "%" SCNx64 "-%" SCNx64 " %4s %*s %*s %lu%*[^\n]", &from, &to, permissions, &inode) == 4) {
+			fscanf(maps, "%" SCNx64 "-%" SCNx64 " %4s %*s %*s %lu%*[^\n]", &from, &to, permissions, &inode) == 4) {
 		if (to <= reached)
 			continue;
 		if (from > reached || permissions[0] != '-' || permissions[1] != '-' || inode != 0)
 			break;
 		reached = to;
 	}
-	(void)fclose(file);
+	pthread_mutex_unlock(&lock);
 	return reached >= addr + size;
+}
+
+/*
+ * Fence a range where nothing is mapped. A MAP_FIXED that fails late has torn down what was there already, and leaves a hole where
+ * another thread's mmap may land; so with NOREPLACE, which fills the hole, or fails.
+ */
+static bool fence_again(uint64_t addr, uint64_t size)
+{
+	if (mmap(at(addr), size, PROT_NONE, fence_flags | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+		return false;
+	keep_out(addr, size);
+	return true;
 }
 
 int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
@@ -178,22 +195,17 @@ int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
 		return 0;
 	}
 	int why = errno;
-	/*
-	 * A MAP_FIXED that fails late has torn the fence down already and leaves a hole, where another thread's mmap may land. So fence with
-	 * NOREPLACE: it fills the hole, or fails. That is harmless where nothing was torn down and the old fence stands.
-	 */
-	if (mmap(at(addr), size, PROT_NONE, fence_flags | MAP_FIXED_NOREPLACE, -1, 0) != MAP_FAILED) {
-		keep_out(addr, size);
-		return why;
-	}
-	return is_fenced(addr, size) ? why : -1;
+	/* Where nothing was torn down, the old fence stands, and a new one finds it in its way. */
+	return fence_again(addr, size) || is_fenced(addr, size) ? why : -1;
 }
 
 int window_unmap(uint64_t addr, uint64_t size)
 {
 	assert(arena_holds(addr) && arena_holds(addr + size - 1));
-	if (mmap(at(addr), size, PROT_NONE, fence_flags | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return errno;
+	if (mmap(at(addr), size, PROT_NONE, fence_flags | MAP_FIXED, -1, 0) == MAP_FAILED) {
+		int why = errno;
+		return fence_again(addr, size) ? 0 : why;
+	}
 	keep_out(addr, size);
 	return 0;
 }

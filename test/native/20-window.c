@@ -211,6 +211,28 @@ static void refused_maps_leave_no_gap(void **state)
 	assert_int_equal(close(writer), 0);
 }
 
+/* What is in a range can be looked at also when the process has no descriptor left: nothing is lost for that. */
+static void refused_without_a_descriptor(void **state)
+{
+	struct place *p = here(state);
+	struct window w;
+	struct rlimit before;
+	make_file(p, "a", 4 * PAGE, 1);
+	int reader = file_in(p, "a", O_RDONLY);
+	open_window(&w, WINDOW_ALIGNMENT);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+		int rc = window_map(w.addr, PAGE, i ? reader : -1, 0, MAP_SHARED);
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+		assert_int_equal(rc, i ? EACCES : EBADF);
+	}
+	covered(w.addr, w.size, "---p");
+	window_close(&w);
+	assert_int_equal(close(reader), 0);
+}
+
 /* ---- the count of kernel mappings ---- */
 
 static void counted(void **state)
@@ -242,6 +264,7 @@ int main(void)
 			ONCE(full),
 			ON_EACH(mapped_and_fenced_again),
 			ON_EACH(refused_maps_leave_no_gap),
+			ON_EACH(refused_without_a_descriptor),
 			ONCE(counted),
 	};
 	return RUN("window", tests, FFI_GRANULARITY_UNSET);
