@@ -172,7 +172,7 @@ static int io_fail(struct set *set, uint64_t addr, int how, struct pmemset_error
 	if (part == NULL)
 		return e->code;
 	struct file *file = atomic_load(&part->file);
-	uint64_t size;
+	uint64_t size = 0;
 	e->offset = addr - atomic_load(&part->addr) + atomic_load(&part->offset);
 	if (how == BUS_MCEERR_AR) {
 		e->reason = PMEMSET_REASON_MEDIA;
@@ -273,7 +273,7 @@ static struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
  */
 static int check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
 {
-	uint64_t size;
+	uint64_t size = 0;
 	int why = size_of(s->file, !nowait, &size);
 	if (why != 0)
 		return error_sys(e, 0, why, "statx");

@@ -96,6 +96,7 @@ static int plan(struct set *set, uint64_t lo, uint64_t hi, struct change *change
 	uint64_t capacity = 0;
 	for (uint64_t from = lo; next_cut(set, from, lo, hi, &cut); from = cut.map.hi)
 		capacity++;
+	assert(capacity > 0);
 	*change = (struct change){.done = calloc(capacity, sizeof(struct done))};
 	if (change->done == NULL)
 		return -ENOMEM;
