@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "access.h"
 
+#include "part.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +31,8 @@ static void *at(uint64_t addr)
 
 struct functions {
 	struct pmem2_map *map; /* kept: what libpmem2 allocates for a map of existing memory, its deletion does not free */
-	pmem2_memcpy_fn copy;
+	pmem2_memmove_fn copy;
+	pmem2_memset_fn fill;
 	pmem2_flush_fn flush;
 	pmem2_drain_fn drain;
 };
@@ -43,7 +46,8 @@ static int take_functions(enum pmem2_granularity granularity, void *page, size_t
 	if (rc == 0)
 		rc = pmem2_map_from_existing(&f->map, source, page, size, granularity);
 	if (rc == 0)
-		*f = (struct functions){f->map, pmem2_get_memcpy_fn(f->map), pmem2_get_flush_fn(f->map), pmem2_get_drain_fn(f->map)};
+		*f = (struct functions){f->map, pmem2_get_memmove_fn(f->map), pmem2_get_memset_fn(f->map), pmem2_get_flush_fn(f->map),
+				pmem2_get_drain_fn(f->map)};
 	(void)pmem2_source_delete(&source);
 	return rc;
 }
@@ -52,6 +56,8 @@ static int take_functions(enum pmem2_granularity granularity, void *page, size_t
 
 /* Where a fault inside of a guarded copy leads to. Initial-exec storage: the handler must not be the first to touch it and allocate. */
 static _Thread_local sigjmp_buf *recovery __attribute__((tls_model("initial-exec")));
+static _Thread_local uint64_t guarded_addr __attribute__((tls_model("initial-exec"))); /* of the copy: its mapped side, */
+static _Thread_local uint64_t guarded_length __attribute__((tls_model("initial-exec")));
 static _Thread_local uint64_t fault_addr __attribute__((tls_model("initial-exec")));
 static _Thread_local int fault_code __attribute__((tls_model("initial-exec")));
 static struct sigaction previous_action;
@@ -65,7 +71,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 	 */
 	if (info->si_code == BUS_MCEERR_AO && arena_holds(addr))
 		return;
-	if (info->si_code > 0 && recovery != NULL && arena_holds(addr)) {
+	if (info->si_code > 0 && recovery != NULL && (arena_holds(addr) || addr - guarded_addr < guarded_length)) {
 		fault_addr = addr;
 		fault_code = info->si_code;
 		siglongjmp(*recovery, 1);
@@ -112,14 +118,17 @@ int access_start(struct pmemset_error *e)
 	return start_rc ? error_set(e, start_rc, "cannot set up access to memory: %s", pmem2_errormsg()) : 0;
 }
 
-enum step { STEP_LOAD, STEP_STORE, STEP_FLUSH };
+enum step { STEP_LOAD, STEP_STORE, STEP_FILL, STEP_FLUSH };
 
 /*
  * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted; then the chunk is undefined, and
- * fault_addr and fault_code say where and how.
+ * fault_addr and fault_code say where and how. STEP_FILL: with the byte at from.
  */
-static bool guarded(enum step step, void *to, const void *from, size_t length, const struct functions *f)
+static bool guarded(enum step step, void *to, const void *from, size_t length, const struct functions *f, unsigned flags)
 {
+	const void *mapped = step == STEP_STORE || step == STEP_FILL ? to : from;
+	guarded_addr = (uint64_t)(uintptr_t)mapped;
+	guarded_length = length;
 	sigjmp_buf here;
 	sigjmp_buf *outer = recovery;
 	if (sigsetjmp(here, 0) != 0) {
@@ -131,7 +140,9 @@ static bool guarded(enum step step, void *to, const void *from, size_t length, c
 	if (step == STEP_LOAD)
 		memcpy(to, from, length);
 	else if (step == STEP_STORE)
-		(void)f->copy(to, from, length, PMEM2_F_MEM_NODRAIN);
+		(void)f->copy(to, from, length, flags | PMEM2_F_MEM_NODRAIN);
+	else if (step == STEP_FILL)
+		(void)f->fill(to, *(const unsigned char *)from, length, flags | PMEM2_F_MEM_NODRAIN);
 	else
 		f->flush(from, length);
 	atomic_signal_fence(memory_order_seq_cst);
@@ -238,6 +249,23 @@ int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map 
 	}
 }
 
+struct part_map *access_pin_next(struct set *set, uint64_t from)
+{
+	struct range r;
+	struct part_map *map;
+	struct pmemset_error ignored;
+	while (index_next(&set->index, INDEX_MAPS, from, &r)) {
+		if (r.object == NULL || r.lo < from) { /* a range that was lost, or is leaving; a map that has grown meanwhile */
+			from = r.hi;
+		} else if (access_pin(set, r.lo, 0, &map, &ignored) == 0) {
+			if (atomic_load(&map->addr) >= from)
+				return map;
+			access_unpin(map); /* one that came in its place */
+		}
+	}
+	return NULL;
+}
+
 void access_unpin(struct part_map *map)
 {
 	uint64_t before = atomic_fetch_sub(&map->state, 1);
@@ -308,7 +336,7 @@ static int read_segment(struct set *set, const struct segment *s, char *buf, boo
 	}
 	for (uint64_t done = 0; done < s->length;) {
 		size_t n = s->length - done < CHUNK_SIZE ? (size_t)(s->length - done) : CHUNK_SIZE;
-		if (!guarded(STEP_LOAD, buf + done, at(s->addr + done), n, NULL))
+		if (!guarded(STEP_LOAD, buf + done, at(s->addr + done), n, NULL, 0))
 			return io_fail(set, fault_addr, fault_code, e);
 		done += n;
 	}
@@ -417,7 +445,7 @@ static int flush_lines(struct set *set, const struct functions *f, const struct 
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < all->count; i++) {
 		const struct segment *s = &all->segments[i];
-		if (!guarded(STEP_FLUSH, NULL, at(s->addr), s->length, f))
+		if (!guarded(STEP_FLUSH, NULL, at(s->addr), s->length, f, 0))
 			rc = io_fail(set, fault_addr, fault_code, e);
 	}
 	f->drain();
@@ -484,15 +512,6 @@ int access_persist(struct set *set, const uint64_t *ranges, uint64_t count, enum
 
 /* ---- write ---- */
 
-/* A store through the part that no flush follows: there will be one before the part goes. */
-static void soil(struct part *part)
-{
-	uint64_t store = file_soil(atomic_load(&part->file));
-	uint64_t last = atomic_load(&part->soiled);
-	while (last < store && !atomic_compare_exchange_weak(&part->soiled, &last, store))
-		;
-}
-
 static int write_pages(struct set *set, const struct segment *s, const char *buf, uint64_t *done, struct pmemset_error *e)
 {
 	int rc = check_size(set, s, false, e); /* behind the end of a truncated file, pwrite would extend it */
@@ -515,7 +534,7 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 	int rc = check_size(set, s, false, e);
 	for (uint64_t n = 0; rc == 0 && n < s->length;) {
 		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
-		if (!guarded(STEP_STORE, at(s->addr + n), buf + n, chunk, f))
+		if (!guarded(STEP_STORE, at(s->addr + n), buf + n, chunk, f, 0))
 			return io_fail(set, fault_addr, fault_code, e);
 		n += chunk;
 		*done += chunk;
@@ -548,7 +567,7 @@ static int write_range(struct set *set, uint64_t addr, const char *buf, uint64_t
 		const char *part = buf + (from - addr);
 		rc = f ? write_lines(set, &s, part, f, &w->bytes, e) : write_pages(set, &s, part, &w->bytes, e);
 		if (durability == DURABILITY_NONE)
-			soil(s.part);
+			part_soil(s.part);
 		from += s.length;
 	}
 	if (f != NULL)
@@ -577,7 +596,7 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 		e->value = written->bytes;
 		/* Whatever of it was written, no flush vouches for it. */
 		for (size_t i = 0; i < all.count; i++)
-			soil(all.segments[i].part);
+			part_soil(all.segments[i].part);
 	}
 	free(all.segments);
 	access_unpin(map);

@@ -27,6 +27,8 @@ int access_start(struct pmemset_error *e);
  * goes. length 0 asks for the map that holds addr. NO_PART_MAPPED; CANNOT_FIND_PART_MAP; LENGTH_OUT_OF_RANGE (addr, size of the map).
  */
 int access_pin(struct set *set, uint64_t addr, uint64_t length, struct part_map **pinned, struct pmemset_error *e);
+/* The map that begins at `from`, or else the next higher one; NULL where there is none. */
+struct part_map *access_pin_next(struct set *set, uint64_t from);
 void access_unpin(struct part_map *map);
 
 struct written {

@@ -131,6 +131,18 @@ void file_settle(struct file *file)
 	pthread_mutex_unlock(&file->size_lock);
 }
 
+int file_empty(struct file *file, struct pmemset_error *e)
+{
+	/* Whoever comes to have it meanwhile maps nothing before this is done, and finds it empty then. */
+	pthread_mutex_lock(&file->size_lock);
+	pthread_mutex_lock(&registry_lock);
+	bool shared = file->references > 1;
+	pthread_mutex_unlock(&registry_lock);
+	int rc = shared ? EBUSY : ftruncate(file->fd, 0) == 0 ? 0 : errno;
+	pthread_mutex_unlock(&file->size_lock);
+	return rc ? error_sys(e, 0, rc, "the file is not emptied: %s", strerror(rc)) : 0;
+}
+
 void file_hold(struct file *file)
 {
 	pthread_mutex_lock(&registry_lock);
@@ -317,6 +329,56 @@ bool file_has_flushed(struct file *file, uint64_t store)
 	bool flushed = store <= file->clean;
 	pthread_mutex_unlock(&file->lock);
 	return flushed;
+}
+
+/* ---- bytes past any mapping ---- */
+
+static int check_within(struct file *file, uint64_t length, uint64_t offset, struct pmemset_error *e)
+{
+	struct stat st;
+	if (fstat(file->fd, &st) != 0)
+		return error_sys(e, 0, errno, "fstat");
+	uint64_t size = (uint64_t)st.st_size;
+	if (offset <= size && length <= size - offset)
+		return 0;
+	error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "%" PRIu64 " bytes at %" PRIu64 " leave the file's %" PRIu64, length, offset, size);
+	e->value = size;
+	return e->code;
+}
+
+static int refused(int why, struct pmemset_error *e)
+{
+	return error_sys(e, why == EIO ? PMEMSET_E_IO_FAIL : 0, why, "the file: %s", strerror(why));
+}
+
+int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e)
+{
+	int rc = check_within(file, length, offset, e);
+	for (uint64_t n = 0; rc == 0 && n < length;) {
+		ssize_t got = pread(file->fd, buf + n, length - n, (off_t)(offset + n));
+		if (got > 0)
+			n += (uint64_t)got;
+		else if (got == 0) /* it was cut short meanwhile */
+			rc = check_within(file, length, offset, e);
+		else if (errno != EINTR)
+			rc = refused(errno, e);
+	}
+	return rc;
+}
+
+int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e)
+{
+	int rc = check_within(file, length, offset, e);
+	if (rc == 0)
+		(void)file_soil(file);
+	for (uint64_t n = 0; rc == 0 && n < length;) {
+		ssize_t wrote = pwrite(file->fd, buf + n, length - n, (off_t)(offset + n));
+		if (wrote > 0)
+			n += (uint64_t)wrote;
+		else if (wrote == 0 || errno != EINTR)
+			rc = refused(wrote == 0 ? ENOSPC : errno, e);
+	}
+	return rc;
 }
 
 /* ---- size ---- */

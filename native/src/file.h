@@ -55,6 +55,8 @@ int file_open(int fd, struct file **out, struct pmemset_error *e);
  * would take the error of ours. Waits for the disk, so no lock of more than this file is to be held.
  */
 void file_settle(struct file *file);
+/* Cut it to nothing, unless somebody else has it: -EBUSY, -errno. */
+int file_empty(struct file *file, struct pmemset_error *e);
 void file_hold(struct file *file);
 void file_release(struct file *file);
 /* Whether any part is mapped from it. */
@@ -70,6 +72,13 @@ struct flush_range {
  * The caller keeps the ranges mapped. -EIO: PERSIST_FAILED with sys_errno, or DEGRADED.
  */
 int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e);
+
+/*
+ * Read or write bytes of the file past any mapping; it is never extended. LENGTH_OUT_OF_RANGE (value = its size); IO_FAIL where the medium
+ * refuses; -errno.
+ */
+int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e);
+int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e);
 
 /* fsync of a directory, or of a file that nobody else has, whatever signals come; errno. */
 int file_sync(int fd);

@@ -44,6 +44,14 @@ int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts)
 	return (int64_t)parts - 1 + fence_before + fence_behind;
 }
 
+void part_soil(struct part *part)
+{
+	uint64_t store = file_soil(atomic_load(&part->file));
+	uint64_t last = atomic_load(&part->soiled);
+	while (last < store && !atomic_compare_exchange_weak(&part->soiled, &last, store))
+		;
+}
+
 void part_lose_range(struct set *set, uint64_t lo, uint64_t hi)
 {
 	set->lost = true;
@@ -131,7 +139,7 @@ static bool place_anywhere(struct mapping *m)
 	uint64_t from = set->window.addr;
 	uint64_t to = from + set->window.size;
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
-		if (m->length < units[i])
+		if (m->length < units[i] || set->adopted) /* whoever reserved the range counts on the whole of it */
 			continue;
 		m->addr = index_fit(&set->index, from, to, m->length, units[i], m->spec->offset % units[i]);
 		if (m->addr != UINT64_MAX)
@@ -200,6 +208,8 @@ static int map_pages(struct mapping *m, struct pmemset_error *e)
 	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags);
 	if (why == 0) {
 		m->mapped = true;
+		if (m->set->direct) /* a program that forks has had its mappings in the child, ever */
+			(void)madvise((void *)(uintptr_t)m->addr, m->length, MADV_DOFORK); /* NOLINT(performance-no-int-to-ptr) */
 		uint64_t populate = m->length < POPULATE_MAX ? m->length : POPULATE_MAX;
 		if (file->medium.map_sync && m->growth.from != UINT64_MAX)
 			(void)madvise((void *)(uintptr_t)m->addr, populate, MADV_POPULATE_WRITE); /* NOLINT(performance-no-int-to-ptr) */
@@ -215,9 +225,14 @@ static int map_pages(struct mapping *m, struct pmemset_error *e)
 	return e->code;
 }
 
+static uint32_t available_granularity(const struct mapping *m)
+{
+	return m->spec->forced ? *m->spec->forced : m->source->file->medium.granularity;
+}
+
 static int check_granularity(struct mapping *m, struct pmemset_error *e)
 {
-	uint32_t available = m->source->file->medium.granularity;
+	uint32_t available = available_granularity(m);
 	uint32_t effective = atomic_load(&m->set->granularity);
 	int code = 0;
 	if (available > (uint32_t)m->set->required) {
@@ -275,7 +290,7 @@ static void commit(struct mapping *m)
 	atomic_fetch_add(&m->map->parts, 1);
 	atomic_fetch_add(&set->part_count, 1);
 	atomic_fetch_add(&set->mapped_bytes, m->length);
-	atomic_store(&set->granularity, (uint32_t)m->source->file->medium.granularity);
+	atomic_store(&set->granularity, available_granularity(m));
 	index_commit(&set->index);
 	if (m->append_to == NULL)
 		atomic_store(&m->map->state, 0);

@@ -7,11 +7,12 @@
 #include "source.h"
 
 struct part_spec {
-	uint64_t offset;    /* in the source */
-	uint64_t length;    /* 0: from offset to the end of the source, which is not grown for it */
-	uint64_t cookie;    /* look-ups give it back; not 0 */
-	uint64_t keep_free; /* bytes that growth leaves on the file system */
-	bool grow;	    /* extend and allocate a file that is too small; one that is made always is */
+	uint64_t offset;		      /* in the source */
+	uint64_t length;		      /* 0: from offset to the end of the source, which is not grown for it */
+	uint64_t cookie;		      /* look-ups give it back; not 0 */
+	uint64_t keep_free;		      /* bytes that growth leaves on the file system */
+	const enum pmem2_granularity *forced; /* taken for the medium's; NULL: the medium's own */
+	bool grow;			      /* extend and allocate a file that is too small; one that is made always is */
 };
 
 struct part_result {
@@ -29,6 +30,9 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 
 /* Kernel mappings that `parts` adjacent parts at [lo, hi) add, or free, given what is beside them in the open change. */
 int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts);
+
+/* A store was made through the part, or may have been, that no flush follows: there will be one before the part goes. */
+void part_soil(struct part *part);
 
 /* A range whose mapping could not be undone: kept out of all use for good. */
 void part_lose_range(struct set *set, uint64_t lo, uint64_t hi);

@@ -69,12 +69,19 @@ static void report(struct set *set, const struct cut *cut, struct removal *remov
 
 /* ---- what is to be done: known before anything is in anybody's way ---- */
 
+/* A part, and its file: the part is not to be asked once it was retired. */
+struct goes {
+	struct part *part;
+	struct file *file;
+};
+
 /* One cut, as it is before the change. */
 struct done {
 	struct cut cut;
-	struct part **parts;
+	struct goes *parts;
 	struct part_map *behind; /* the new map, where the cut splits one */
 	int64_t mappings;	 /* kernel mappings that it frees */
+	bool stuck;		 /* it cannot be unmapped */
 };
 
 struct change {
@@ -102,14 +109,14 @@ static int plan(struct set *set, uint64_t lo, uint64_t hi, struct change *change
 		return -ENOMEM;
 	for (uint64_t from = lo; change->count < capacity && next_cut(set, from, lo, hi, &cut); from = cut.map.hi) {
 		struct done *done = &change->done[change->count];
-		*done = (struct done){.cut = cut, .parts = calloc(cut.parts, sizeof(struct part *))};
+		*done = (struct done){.cut = cut, .parts = calloc(cut.parts, sizeof(struct goes))};
 		change->count++;
 		if (done->parts == NULL)
 			return -ENOMEM;
 		struct range part;
 		uint64_t n = 0;
 		for (uint64_t at = cut.lo; n < cut.parts && index_peek(&set->index, INDEX_PARTS, at, &part); at = part.hi)
-			done->parts[n++] = part.object;
+			done->parts[n++] = (struct goes){part.object, atomic_load(&((struct part *)part.object)->file)};
 		/* The cut before this one, where they touch, is a fence by the time that this one goes. */
 		bool touches = change->count > 1 && done[-1].cut.hi == cut.lo;
 		done->mappings = part_mappings(set, cut.lo, cut.hi, cut.parts) + touches;
@@ -126,14 +133,26 @@ static bool is_in_question(struct part *part)
 	return atomic_load(&file->failed) != 0 || !file_has_flushed(file, atomic_load(&part->soiled));
 }
 
+static int flush_part(struct part *part, struct pmemset_error *e)
+{
+	return is_in_question(part) ? file_flush(atomic_load(&part->file), NULL, 0, e) : 0;
+}
+
 static int flush_parts(const struct change *change, struct pmemset_error *e)
 {
 	int rc = 0;
 	for (uint64_t i = 0; rc == 0 && i < change->count; i++)
 		for (uint64_t n = 0; rc == 0 && n < change->done[i].cut.parts; n++)
-			if (is_in_question(change->done[i].parts[n]))
-				rc = file_flush(atomic_load(&change->done[i].parts[n]->file), NULL, 0, e);
+			rc = flush_part(change->done[i].parts[n].part, e);
 	return rc;
+}
+
+/* What may have been stored through a pointer is as if it were stored now. */
+static void soil_parts(const struct change *change)
+{
+	for (uint64_t i = 0; i < change->count; i++)
+		for (uint64_t n = 0; n < change->done[i].cut.parts; n++)
+			part_soil(change->done[i].parts[n].part);
 }
 
 /* The first map with a part that is not; NULL where there is none. */
@@ -141,7 +160,7 @@ static const struct cut *not_clean(const struct change *change)
 {
 	for (uint64_t i = 0; i < change->count; i++)
 		for (uint64_t n = 0; n < change->done[i].cut.parts; n++)
-			if (is_in_question(change->done[i].parts[n]))
+			if (is_in_question(change->done[i].parts[n].part))
 				return &change->done[i].cut;
 	return NULL;
 }
@@ -156,7 +175,7 @@ static struct part_map *map_of(const struct cut *cut)
 static void unfreeze(const struct change *change, uint64_t count)
 {
 	for (uint64_t i = 0; i < count; i++)
-		atomic_store(&map_of(&change->done[i].cut)->state, 0);
+		atomic_fetch_and(&map_of(&change->done[i].cut)->state, ~MAP_FROZEN);
 }
 
 static int in_use(const struct cut *cut, uint64_t users, struct pmemset_error *e, const char *why)
@@ -169,12 +188,13 @@ static int in_use(const struct cut *cut, uint64_t users, struct pmemset_error *e
 	return e->code;
 }
 
-static int freeze(const struct change *change, struct pmemset_error *e)
+/* held: a map that the caller uses itself, once. */
+static int freeze(const struct change *change, const struct part_map *held, struct pmemset_error *e)
 {
 	for (uint64_t i = 0; i < change->count; i++) {
 		const struct cut *cut = &change->done[i].cut;
-		uint64_t idle = 0;
-		if (!atomic_compare_exchange_strong(&map_of(cut)->state, &idle, MAP_FROZEN)) {
+		uint64_t idle = map_of(cut) == held;
+		if (!atomic_compare_exchange_strong(&map_of(cut)->state, &idle, idle | MAP_FROZEN)) {
 			unfreeze(change, i);
 			return in_use(cut, idle, e, "");
 		}
@@ -183,13 +203,13 @@ static int freeze(const struct change *change, struct pmemset_error *e)
 }
 
 /* All of them frozen, and clean. */
-static int freeze_clean(const struct change *change, struct pmemset_error *e)
+static int freeze_clean(const struct change *change, const struct part_map *held, struct pmemset_error *e)
 {
 	const struct cut *dirty = NULL;
 	for (int i = 0; i < FLUSHES_MAX; i++) {
 		int rc = i > 0 ? flush_parts(change, e) : 0;
 		if (rc == 0)
-			rc = freeze(change, e);
+			rc = freeze(change, held, e);
 		if (rc != 0)
 			return rc;
 		/* A store may have come since the flush; nobody can begin one now. */
@@ -238,7 +258,7 @@ static int cut_parts(struct set *set, const struct cut *cut)
 }
 
 /* behind: the new map, where the cut splits one. */
-static int cut_map(struct set *set, const struct cut *cut, struct part_map **behind)
+static int cut_map(struct set *set, const struct cut *cut, bool leaves, struct part_map **behind)
 {
 	struct index *ix = &set->index;
 	struct part_map *map = cut->map.object;
@@ -257,7 +277,22 @@ static int cut_map(struct set *set, const struct cut *cut, struct part_map **beh
 			rest = *behind = map_behind(set, cut->hi, cut->map.hi);
 		rc = rest ? index_put(ix, INDEX_MAPS, cut->hi, cut->map.hi, rest) : -ENOMEM;
 	}
+	if (rc == 0 && leaves) /* as a lost range is: nobody finds it, and nothing is placed there */
+		rc = index_put(ix, INDEX_MAPS, cut->lo, cut->hi, NULL);
 	return rc;
+}
+
+/* The map below, else above; past ranges that are lost, or leaving. */
+static struct part_map *neighbour(struct set *set, const struct cut *cut)
+{
+	struct range r;
+	for (uint64_t at = cut->lo; index_before(&set->index, INDEX_MAPS, at, &r); at = r.lo)
+		if (r.object != NULL)
+			return r.object;
+	for (uint64_t at = cut->hi; index_peek(&set->index, INDEX_MAPS, at, &r); at = r.hi)
+		if (r.object != NULL)
+			return r.object;
+	return NULL;
 }
 
 /* After the commit: the surviving map objects say what the index says, and may be used again. */
@@ -271,11 +306,7 @@ static void settle_map(struct set *set, struct done *done)
 		atomic_store(&map->state, MAP_GONE);
 		atomic_fetch_sub(&set->map_count, 1);
 		if (set->previous == map) {
-			struct range r;
-			bool found = index_before(&set->index, INDEX_MAPS, cut->lo, &r) && r.object != NULL;
-			if (!found)
-				found = index_peek(&set->index, INDEX_MAPS, cut->hi, &r) && r.object != NULL;
-			set->previous = found ? r.object : NULL;
+			set->previous = neighbour(set, cut);
 		}
 		return;
 	}
@@ -292,26 +323,28 @@ static void settle_map(struct set *set, struct done *done)
 		atomic_store(&done->behind->state, 0);
 }
 
-static void unmap(struct set *set, struct done *done)
+static void unmap(struct set *set, struct done *done, bool leaving)
 {
 	struct pmemset_error ignored;
 	const struct cut *cut = &done->cut;
 	if (window_unmap(cut->lo, cut->hi - cut->lo) == 0)
 		(void)mappings_take(-done->mappings, &ignored);
+	else if (leaving)
+		set->lost = done->stuck = true;
 	else
 		part_lose_range(set, cut->lo, cut->hi);
 	atomic_fetch_sub(&set->part_count, cut->parts);
 	atomic_fetch_sub(&set->mapped_bytes, cut->hi - cut->lo);
 	for (uint64_t i = 0; i < cut->parts; i++)
-		file_release(atomic_load(&done->parts[i]->file)); /* retired, and nobody has taken it again: that needs this lock */
+		file_release(done->parts[i].file);
 }
 
 /* In the index, unseen until the commit. */
-static int prepare(struct set *set, const struct change *change, struct pmemset_error *e)
+static int prepare(struct set *set, const struct change *change, bool leaves, struct pmemset_error *e)
 {
 	int rc = 0;
 	for (uint64_t i = 0; rc == 0 && i < change->count; i++)
-		rc = cut_map(set, &change->done[i].cut, &change->done[i].behind);
+		rc = cut_map(set, &change->done[i].cut, leaves, &change->done[i].behind);
 	if (rc == 0)
 		rc = index_prepare(&set->index);
 	return rc ? error_set(e, rc, "no memory for a removal") : 0;
@@ -325,14 +358,45 @@ static void drop(struct set *set, const struct change *change)
 			pool_give(&set->maps, change->done[i].behind);
 }
 
-static int remove_all(struct set *set, const struct change *change, struct pmemset_error *e)
+/* Tell of the maps that go whole. Only what cannot be found any more is in question, so the lock is not needed, and not held. */
+static void tell(struct set *set, const struct change *change, const struct removal *removal)
 {
+	pthread_mutex_unlock(&set->lock);
+	for (uint64_t i = 0; i < change->count; i++) {
+		const struct cut *cut = &change->done[i].cut;
+		if (cut->lo == cut->map.lo && cut->hi == cut->map.hi)
+			removal->leaving(removal->leaving_arg, cut->lo, cut->hi - cut->lo);
+	}
+	pthread_mutex_lock(&set->lock);
+}
+
+/* Their addresses are free again. Where memory is out, they stay taken: they are fenced by now, so that costs room and no more. */
+static void free_addresses(struct set *set, const struct change *change)
+{
+	struct index *ix = &set->index;
+	int rc = 0;
+	for (uint64_t i = 0; rc == 0 && i < change->count; i++)
+		if (!change->done[i].stuck)
+			rc = index_del(ix, INDEX_MAPS, change->done[i].cut.lo);
+	if (rc == 0)
+		rc = index_prepare(ix);
+	if (rc == 0)
+		index_commit(ix);
+	else
+		index_drop(ix);
+}
+
+static int remove_all(struct set *set, const struct change *change, const struct removal *removal, struct pmemset_error *e)
+{
+	bool leaves = removal->leaving != NULL;
+	if (set->direct)
+		soil_parts(change);
 	int rc = flush_parts(change, e);
 	if (rc != 0)
 		return rc;
-	rc = prepare(set, change, e);
+	rc = prepare(set, change, leaves, e);
 	if (rc == 0)
-		rc = freeze_clean(change, e);
+		rc = freeze_clean(change, removal->held, e);
 	if (rc != 0) {
 		drop(set, change);
 		return rc;
@@ -340,8 +404,12 @@ static int remove_all(struct set *set, const struct change *change, struct pmems
 	index_commit(&set->index);
 	for (uint64_t i = 0; i < change->count; i++)
 		settle_map(set, &change->done[i]);
+	if (leaves)
+		tell(set, change, removal);
 	for (uint64_t i = 0; i < change->count; i++)
-		unmap(set, &change->done[i]);
+		unmap(set, &change->done[i], leaves);
+	if (leaves)
+		free_addresses(set, change);
 	return 0;
 }
 
@@ -360,7 +428,7 @@ static int remove_locked(struct set *set, uint64_t lo, uint64_t hi, bool dry_run
 		return 0;
 	struct change change;
 	int rc = plan(set, lo, hi, &change);
-	rc = rc ? error_set(e, rc, "no memory for a removal") : remove_all(set, &change, e);
+	rc = rc ? error_set(e, rc, "no memory for a removal") : remove_all(set, &change, removal, e);
 	forget(&change);
 	return rc;
 }
@@ -393,6 +461,61 @@ int set_remove_map(struct set *set, uint64_t addr, bool dry_run, struct removal 
 		rc = error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "no part map starts at %#" PRIx64, addr);
 	else
 		rc = remove_locked(set, r.lo, r.hi, dry_run, removal, e);
+	pthread_mutex_unlock(&set->lock);
+	return rc;
+}
+
+int set_remove_held(struct set *set, struct removal *removal, struct pmemset_error *e)
+{
+	struct range r;
+	int rc;
+	pthread_mutex_lock(&set->lock);
+	/* Held, so its address is its own. */
+	uint64_t addr = removal->held ? atomic_load(&removal->held->addr) : 0;
+	if (set->ended)
+		rc = ended(e);
+	else if (!index_peek(&set->index, INDEX_MAPS, addr, &r) || removal->held == NULL || r.object != removal->held)
+		rc = error_set(e, PMEMSET_E_PART_NOT_FOUND, "the set has no such part map");
+	else
+		rc = remove_locked(set, r.lo, r.hi, false, removal, e);
+	pthread_mutex_unlock(&set->lock);
+	return rc;
+}
+
+/* Parts side by side, unmapped at once. */
+static void end_run(struct set *set, uint64_t lo, uint64_t hi)
+{
+	struct range part;
+	struct pmemset_error ignored;
+	bool fenced = window_unmap(lo, hi - lo) == 0;
+	int64_t parts = 0;
+	for (uint64_t at = lo; index_peek(&set->index, INDEX_PARTS, at, &part) && part.lo < hi; at = part.hi, parts++)
+		file_release(atomic_load(&((struct part *)part.object)->file));
+	if (fenced) /* and one for the fence behind it */
+		(void)mappings_take(-parts - 1, &ignored);
+	else
+		set->lost = true;
+}
+
+int set_end_by_force(struct set *set, struct pmemset_error *e)
+{
+	struct range r;
+	struct pmemset_error later;
+	int rc = 0;
+	pthread_mutex_lock(&set->lock);
+	set->ended = true;
+	for (uint64_t at = 0; index_peek(&set->index, INDEX_PARTS, at, &r); at = r.hi) {
+		if (set->direct)
+			part_soil(r.object);
+		int one = flush_part(r.object, rc == 0 ? e : &later);
+		rc = rc == 0 ? one : rc;
+	}
+	for (uint64_t at = 0; index_peek(&set->index, INDEX_PARTS, at, &r);) {
+		struct range next;
+		for (at = r.hi; index_peek(&set->index, INDEX_PARTS, at, &next) && next.lo == at; at = next.hi)
+			;
+		end_run(set, r.lo, at);
+	}
 	pthread_mutex_unlock(&set->lock);
 	return rc;
 }

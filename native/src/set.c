@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e)
+/* window: its size, and its address where it is another's. */
+static int set_make(struct set **set_out, uint32_t required, uint32_t coalescing, struct window window, struct pmemset_error *e)
 {
 	*set_out = NULL;
 	if (required > PMEM2_GRANULARITY_PAGE)
@@ -17,14 +18,14 @@ int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64
 		free(set);
 		return error_set(e, -ENOMEM, "no memory for a set");
 	}
-	int rc = window_open(&set->window, window_size, e);
+	int rc = window.addr ? window_adopt(&set->window, window.addr, window.size, e) : window_open(&set->window, window.size, e);
 	if (rc != 0) {
 		index_end(&set->index);
 		free(set);
 		return rc;
 	}
 	set->required = (enum pmem2_granularity)required;
-	set->parts_max = parts_max;
+	set->adopted = window.addr != 0;
 	atomic_init(&set->coalescing, coalescing);
 	atomic_init(&set->granularity, PMEMSET_GRANULARITY_UNSET);
 	pthread_mutex_init(&set->lock, NULL);
@@ -32,6 +33,19 @@ int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64
 	pool_start(&set->parts, sizeof(struct part), 64);
 	*set_out = set;
 	return 0;
+}
+
+int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e)
+{
+	int rc = set_make(set_out, required, coalescing, (struct window){.size = window_size}, e);
+	if (*set_out != NULL)
+		(*set_out)->parts_max = parts_max;
+	return rc;
+}
+
+int set_new_within(struct set **set_out, uint32_t required, uint64_t addr, uint64_t size, struct pmemset_error *e)
+{
+	return set_make(set_out, required, COALESCING_NONE, (struct window){.addr = addr, .size = size}, e);
 }
 
 int set_coalescing(struct set *set, uint32_t coalescing, struct pmemset_error *e)

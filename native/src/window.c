@@ -21,6 +21,7 @@
 static struct arena the_arena;
 static pthread_mutex_t windows_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct window *windows;
+static struct window *adopted;
 static _Atomic int64_t mappings;
 static int64_t mappings_limit;
 static FILE *maps; /* /proc/self/maps, from the start on: when it is needed, there may be no descriptor left */
@@ -138,16 +139,50 @@ int window_open(struct window *w, uint64_t size, struct pmemset_error *e)
 	return -ENOMEM;
 }
 
-void window_close(struct window *w)
+int window_adopt(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e)
 {
+	int rc = 0;
 	pthread_mutex_lock(&windows_lock);
-	for (struct window **link = &windows; *link != NULL; link = &(*link)->next) {
+	for (const struct window *other = adopted; other != NULL && rc == 0; other = other->next)
+		if (addr < other->addr + other->size && other->addr < addr + size)
+			rc = error_set(e, -EBUSY, "a set has the reservation at %#" PRIx64 " already", other->addr);
+	if (rc == 0) {
+		*w = (struct window){.addr = addr, .size = size, .next = adopted};
+		adopted = w;
+	}
+	pthread_mutex_unlock(&windows_lock);
+	return rc;
+}
+
+static void unlink_window(struct window **link, const struct window *w)
+{
+	for (; *link != NULL; link = &(*link)->next) {
 		if (*link == w) {
 			*link = w->next;
 			break;
 		}
 	}
+}
+
+void window_close(struct window *w)
+{
+	pthread_mutex_lock(&windows_lock);
+	unlink_window(&windows, w);
+	unlink_window(&adopted, w);
 	pthread_mutex_unlock(&windows_lock);
+}
+
+/* Whether the range is in the arena, or in a window that was adopted. */
+static bool is_ours(uint64_t addr, uint64_t size)
+{
+	if (arena_holds(addr) && arena_holds(addr + size - 1))
+		return true;
+	bool found = false;
+	pthread_mutex_lock(&windows_lock);
+	for (const struct window *w = adopted; w != NULL && !found; w = w->next)
+		found = addr - w->addr < w->size && size <= w->size - (addr - w->addr);
+	pthread_mutex_unlock(&windows_lock);
+	return found;
 }
 
 /* Whether nothing but our fence is in the range: asked once, after a failure, so slow is fine. */
@@ -189,7 +224,7 @@ static bool fence_again(uint64_t addr, uint64_t size)
 
 int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
 {
-	assert(arena_holds(addr) && arena_holds(addr + size - 1));
+	assert(is_ours(addr, size));
 	if (mmap(at(addr), size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED) {
 		keep_out(addr, size);
 		return 0;
@@ -201,7 +236,7 @@ int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
 
 int window_unmap(uint64_t addr, uint64_t size)
 {
-	assert(arena_holds(addr) && arena_holds(addr + size - 1));
+	assert(is_ours(addr, size));
 	if (mmap(at(addr), size, PROT_NONE, fence_flags | MAP_FIXED, -1, 0) == MAP_FAILED) {
 		int why = errno;
 		return fence_again(addr, size) ? 0 : why;

@@ -38,11 +38,13 @@ bool arena_holds(uint64_t addr);
 
 struct window {
 	uint64_t addr, size;
-	struct window *next; /* the arena's list, in address order */
+	struct window *next; /* the arena's list, in address order; or that of adopted ones */
 };
 
 /* Carve size bytes (rounded up to WINDOW_ALIGNMENT), at the lowest address that fits. -ENOMEM: LIMIT_WINDOWS, value = largest gap. */
 int window_open(struct window *w, uint64_t size, struct pmemset_error *e);
+/* Take a range that somebody else has reserved, and keeps. -EBUSY where a window is in it already. */
+int window_adopt(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e);
 /* The window holds no part any more. */
 void window_close(struct window *w);
 
