@@ -2,54 +2,56 @@
 /*
  * error.h -- the codes, in one table, and the caller-owned record of a failure.
  *
- * A failing function fills a struct pmemset_error that its caller owns, on the caller's thread, and returns its code. There is no
- * thread-local message and no text to parse: what a program needs is in the members, what a person needs is in the message.
+ * A failing function fills a struct pmemset_error that its caller owns, on the caller's thread, and returns its code. There is no text to
+ * parse: what a program needs is in the members, what a person needs is in the message. Only the functions of libpmemset.h, which
+ * return no more than a code, keep the message for the thread (error_keep).
  */
 #ifndef PMEMSET_ERROR_H
 #define PMEMSET_ERROR_H 1
 
+#include <libpmemset.h>
 #include <stdint.h>
 
-/* Numbers as in the last libpmemset; -200034 was never assigned. */
+/* The numbers are in libpmemset.h; a code that is missing here has no text, and 95-libpmemset says so. */
 #define PMEMSET_CODES(X) \
-	X(-200000, UNKNOWN, "unclassified failure") \
-	X(-200001, NOSUPP, "not implemented") \
-	X(-200002, INVALID_PMEM2_SOURCE, "the source is neither a regular file nor device DAX") \
-	X(-200003, INVALID_SOURCE_PATH, "the path names nothing") \
-	X(-200004, INVALID_SOURCE_TYPE, "no source, or one of an unknown type") \
-	X(-200005, CANNOT_ALLOCATE_INTERNAL_STRUCTURE, "no memory for an internal structure") \
-	X(-200006, INVALID_OFFSET_VALUE, "the offset is above INT64_MAX") \
-	X(-200007, GRANULARITY_NOT_SUPPORTED, "unknown granularity, or the medium is coarser than the set requires") \
-	X(-200008, INVALID_PMEM2_MAP, "the range cannot be mapped; the cause says why") \
-	X(-200009, PART_EXISTS, "a part is there already") \
-	X(-200010, GRANULARITY_NOT_SET, "no required granularity given") \
-	X(-200011, GRANULARITY_MISMATCH, "the part's granularity is not the set's") \
-	X(-200012, NO_PART_MAPPED, "no part was mapped yet") \
-	X(-200013, CANNOT_FIND_PART_MAP, "no part map holds the address") \
-	X(-200014, CANNOT_COALESCE_PARTS, "the range behind the previous part map is occupied") \
-	X(-200015, LENGTH_UNALIGNED, "the length is not a multiple of the alignment") \
-	X(-200016, PART_NOT_FOUND, "the set has no such part") \
-	X(-200017, INVALID_COALESCING_VALUE, "unknown coalescing mode") \
-	X(-200018, DEEP_FLUSH_FAIL, "the deep flush failed") \
-	X(-200019, INVALID_SOURCE_FILE_CREATE_FLAGS, "unknown creation flag or mode") \
-	X(-200020, CANNOT_CREATE_TEMP_FILE, "the temporary file cannot be made") \
-	X(-200021, CANNOT_GROW_SOURCE_FILE, "the file cannot be extended and allocated") \
-	X(-200022, PART_MAP_POSSIBLE_USE_AFTER_DROP, "the part map is in use") \
-	X(-200023, CANNOT_FIT_PART_MAP, "the window has no gap that is large enough") \
-	X(-200024, OFFSET_OUT_OF_RANGE, "the offset is above INT64_MAX") \
-	X(-200025, INVALID_PART_STATES, "unknown part state") \
-	X(-200026, UNDESIRABLE_PART_STATE, "the part's state is not among those accepted") \
-	X(-200027, SDS_ALREADY_SET, "the source has a shutdown state already") \
-	X(-200028, SDS_NOSUPP, "the device keeps no shutdown state") \
-	X(-200029, SDS_DEVICE_ID_LEN_TOO_BIG, "the device identifier is too long") \
-	X(-200030, MAP_LENGTH_UNSET, "no length given, and nothing of the source from the offset on") \
-	X(-200031, SOURCE_FILE_IS_TOO_SMALL, "the range ends behind the source, which may not grow") \
-	X(-200032, IO_FAIL, "the medium refused an access") \
-	X(-200033, LENGTH_OUT_OF_RANGE, "the range leaves its part map") \
-	X(-200035, INVALID_ALIGNMENT_VALUE, "the source's alignment is not a power of two") \
-	X(-200036, DAX_REGION_NOT_FOUND, "the source has no DAX region") \
-	X(-200037, CANNOT_READ_BOUNDS, "the region's bounds cannot be read") \
-	X(-200038, BADBLOCK_NOSUPP, "bad blocks are not supported here")
+	X(UNKNOWN, "unclassified failure") \
+	X(NOSUPP, "not implemented") \
+	X(INVALID_PMEM2_SOURCE, "the source is neither a regular file nor device DAX") \
+	X(INVALID_SOURCE_PATH, "the path names nothing") \
+	X(INVALID_SOURCE_TYPE, "no source, or one of an unknown type") \
+	X(CANNOT_ALLOCATE_INTERNAL_STRUCTURE, "no memory for an internal structure") \
+	X(INVALID_OFFSET_VALUE, "the offset is above INT64_MAX") \
+	X(GRANULARITY_NOT_SUPPORTED, "unknown granularity, or the medium is coarser than the set requires") \
+	X(INVALID_PMEM2_MAP, "the range cannot be mapped; the cause says why") \
+	X(PART_EXISTS, "a part is there already") \
+	X(GRANULARITY_NOT_SET, "no required granularity given") \
+	X(GRANULARITY_MISMATCH, "the part's granularity is not the set's") \
+	X(NO_PART_MAPPED, "no part was mapped yet") \
+	X(CANNOT_FIND_PART_MAP, "no part map holds the address") \
+	X(CANNOT_COALESCE_PARTS, "the range behind the previous part map is occupied") \
+	X(LENGTH_UNALIGNED, "the length is not a multiple of the alignment") \
+	X(PART_NOT_FOUND, "the set has no such part") \
+	X(INVALID_COALESCING_VALUE, "unknown coalescing mode") \
+	X(DEEP_FLUSH_FAIL, "the deep flush failed") \
+	X(INVALID_SOURCE_FILE_CREATE_FLAGS, "unknown creation flag or mode") \
+	X(CANNOT_CREATE_TEMP_FILE, "the temporary file cannot be made") \
+	X(CANNOT_GROW_SOURCE_FILE, "the file cannot be extended and allocated") \
+	X(PART_MAP_POSSIBLE_USE_AFTER_DROP, "the part map is in use") \
+	X(CANNOT_FIT_PART_MAP, "the window has no gap that is large enough") \
+	X(OFFSET_OUT_OF_RANGE, "the offset is above INT64_MAX") \
+	X(INVALID_PART_STATES, "unknown part state") \
+	X(UNDESIRABLE_PART_STATE, "the part's state is not among those accepted") \
+	X(SDS_ALREADY_SET, "the source has a shutdown state already") \
+	X(SDS_NOSUPP, "the device keeps no shutdown state") \
+	X(SDS_DEVICE_ID_LEN_TOO_BIG, "the device identifier is too long") \
+	X(MAP_LENGTH_UNSET, "no length given, and nothing of the source from the offset on") \
+	X(SOURCE_FILE_IS_TOO_SMALL, "the range ends behind the source, which may not grow") \
+	X(IO_FAIL, "the medium refused an access") \
+	X(LENGTH_OUT_OF_RANGE, "the range leaves its part map") \
+	X(INVALID_ALIGNMENT_VALUE, "the source's alignment is not a power of two") \
+	X(DAX_REGION_NOT_FOUND, "the source has no DAX region") \
+	X(CANNOT_READ_BOUNDS, "the region's bounds cannot be read") \
+	X(BADBLOCK_NOSUPP, "bad blocks are not supported here")
 
 /* libpmem2's, which appear as the cause of one of ours; numbers from its header. */
 #define PMEM2_CAUSES(X) \
@@ -90,12 +92,6 @@
 	X(PMEM2_E_FILE_DESCRIPTOR_NOT_SET) \
 	X(PMEM2_E_SOURCE_TYPE_NOT_SUPPORTED) \
 	X(PMEM2_E_IO_FAIL)
-
-enum pmemset_code {
-#define PMEMSET_X(number, name, text) PMEMSET_E_##name = number,
-	PMEMSET_CODES(PMEMSET_X)
-#undef PMEMSET_X
-};
 
 /* Why a call failed, where the code alone does not tell; what else the record then holds follows each. */
 #define PMEMSET_REASONS(X) \
@@ -146,6 +142,9 @@ int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *form
 
 /* More for the log, behind the message that is there. */
 void error_add(struct pmemset_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* What pmemset_errormsg answers this thread from now on. Returns the code. */
+int error_keep(const struct pmemset_error *e);
 
 /* Row i of the table of codes, ours first, then libpmem2's. Returns 0, or -ERANGE past the end. */
 int error_row(uint32_t i, int32_t *code, const char **name, const char **text);

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "part.h"
 
+#include "config.h"
+#include "event.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -356,4 +361,118 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 		pthread_mutex_unlock(&sized->size_lock);
 	pthread_mutex_unlock(&set->lock);
 	return rc;
+}
+
+/* ---- as libpmemset.h has it ---- */
+
+struct pmemset_part {
+	struct pmemset *set;
+	struct pmemset_source *source; /* held */
+	size_t offset, length;
+};
+
+/* As libpmem2 has it: in any case of letters; what is none of them is not there. */
+static bool forced_granularity(enum pmem2_granularity *forced)
+{
+	static const struct {
+		const char *name;
+		enum pmem2_granularity granularity;
+	} names[] = {{"byte", PMEM2_GRANULARITY_BYTE}, {"cache_line", PMEM2_GRANULARITY_CACHE_LINE},
+			{"cacheline", PMEM2_GRANULARITY_CACHE_LINE}, {"page", PMEM2_GRANULARITY_PAGE}};
+	const char *text = getenv("PMEM2_FORCE_GRANULARITY");
+	for (size_t i = 0; text != NULL && i < sizeof(names) / sizeof(names[0]); i++) {
+		*forced = names[i].granularity;
+		if (strcasecmp(text, names[i].name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int map_source(struct pmemset *set, struct pmemset_source *src, size_t offset, size_t length, struct part_result *result,
+		struct pmemset_error *e)
+{
+	static _Atomic uint64_t cookies = 1;
+	enum pmem2_granularity forced;
+	struct source source = {.file = src->file, .dir = -1};
+	const struct part_spec spec = {.offset = offset,
+			.length = length,
+			.cookie = atomic_fetch_add(&cookies, 1),
+			.forced = forced_granularity(&forced) ? &forced : NULL,
+			.grow = src->grows};
+	file_settle(src->file);
+	int rc = part_map(set->set, &source, &spec, result, e);
+	if (rc == PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL && src->fixed) {
+		/* The answer of old, where growth was unheard of. */
+		rc = e->code = PMEMSET_E_INVALID_PMEM2_MAP;
+		e->cause = PMEM2_E_MAP_RANGE;
+	}
+	return rc;
+}
+
+static int map_and_tell(struct pmemset *set, struct pmemset_source *src, size_t offset, size_t length, struct pmemset_part_descriptor *desc)
+{
+	struct pmemset_error e;
+	struct part_result result = {0};
+	int rc = map_source(set, src, offset, length, &result, &e);
+	if (rc != 0)
+		return error_keep(&e);
+	void *addr = (void *)(uintptr_t)result.map_addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in the core */
+	if (desc != NULL)
+		*desc = (struct pmemset_part_descriptor){addr, result.map_size};
+	struct pmemset_event_context event = {.type = PMEMSET_EVENT_PART_ADD, .data.part_add = {addr, result.map_size, src->pmem2}};
+	event_fire(set, &event);
+	return 0;
+}
+
+static int no_source(void)
+{
+	struct pmemset_error e;
+	error_set(&e, PMEMSET_E_INVALID_SOURCE_TYPE, "no source");
+	return error_keep(&e);
+}
+
+int pmemset_part_new(struct pmemset_part **part, struct pmemset *set, struct pmemset_source *src, size_t offset, size_t length)
+{
+	struct pmemset_error e;
+	struct stat st;
+	*part = NULL;
+	if (src == NULL)
+		return no_source();
+	if (src->path != NULL && stat(src->path, &st) != 0) {
+		int why = errno;
+		error_sys(&e, why == ENOENT ? PMEMSET_E_INVALID_FILE_PATH : 0, why, "%s: %s", src->path, strerror(why));
+		return error_keep(&e);
+	}
+	*part = malloc(sizeof(**part));
+	if (*part == NULL) {
+		error_set(&e, -ENOMEM, "no memory for a part");
+		return error_keep(&e);
+	}
+	source_hold(src);
+	**part = (struct pmemset_part){.set = set, .source = src, .offset = offset, .length = length};
+	return 0;
+}
+
+int pmemset_part_delete(struct pmemset_part **part)
+{
+	if (*part != NULL)
+		source_let_go((*part)->source);
+	free(*part);
+	*part = NULL;
+	return 0;
+}
+
+int pmemset_part_map(struct pmemset_part **part, struct pmemset_extras *extra, struct pmemset_part_descriptor *desc)
+{
+	(void)extra;
+	struct pmemset_part *p = *part;
+	int rc = map_and_tell(p->set, p->source, p->offset, p->length, desc);
+	return rc ? rc : pmemset_part_delete(part);
+}
+
+int pmemset_map(struct pmemset *set, struct pmemset_source *src, struct pmemset_map_config *mcfg, struct pmemset_part_descriptor *desc)
+{
+	if (src == NULL)
+		return no_source();
+	return map_and_tell(set, src, mcfg ? mcfg->offset : 0, mcfg ? mcfg->length : 0, desc);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "remove.h"
 
+#include "config.h"
+#include "event.h"
 #include "part.h"
 
 #include <assert.h>
@@ -533,4 +535,47 @@ int set_end(struct set *set, struct pmemset_error *e)
 		set->ended = true;
 	pthread_mutex_unlock(&set->lock);
 	return rc;
+}
+
+/* ---- as libpmemset.h has it ---- */
+
+static void tell_part_remove(void *arg, uint64_t addr, uint64_t size)
+{
+	void *at = (void *)(uintptr_t)addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in the core */
+	struct pmemset_event_context event = {.type = PMEMSET_EVENT_PART_REMOVE, .data.part_remove = {at, size}};
+	event_fire(arg, &event);
+}
+
+static struct removal told_removal(struct pmemset *set)
+{
+	return (struct removal){.leaving = set->callback ? tell_part_remove : NULL, .leaving_arg = set};
+}
+
+int pmemset_remove_part_map(struct pmemset *set, struct pmemset_part_map **pmap)
+{
+	struct pmemset_error e;
+	struct removal removal = told_removal(set);
+	removal.held = (struct part_map *)*pmap;
+	int rc = set_remove_held(set->set, &removal, &e);
+	if (rc != 0)
+		return error_keep(&e);
+	*pmap = NULL;
+	return 0;
+}
+
+int pmemset_remove_range(struct pmemset *set, void *addr, size_t len)
+{
+	struct pmemset_error e;
+	struct removal removal = told_removal(set);
+	struct pmemset_event_context event = {.type = PMEMSET_EVENT_REMOVE_RANGE, .data.remove_range = {addr, len}};
+	event_fire(set, &event);
+	int rc = set_remove(set->set, (uint64_t)(uintptr_t)addr, len, false, &removal, &e);
+	return rc ? error_keep(&e) : 0;
+}
+
+int pmemset_remove_part(struct pmemset *set, struct pmemset_part **part)
+{
+	(void)set;
+	(void)part;
+	return config_no_support("removal of a part that is not mapped");
 }

@@ -18,7 +18,7 @@
 #include "index.h"
 #include "window.h"
 
-#include <libpmem2.h>
+#include <libpmemset.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -75,5 +75,20 @@ int set_coalescing(struct set *set, uint32_t coalescing, struct pmemset_error *e
 bool set_is_degraded(struct set *set);
 /* Free a set that set_end (remove.h) emptied and nobody uses any more. */
 void set_free(struct set *set);
+
+/* A set as libpmemset.h shows it. */
+struct pmemset {
+	struct set *set;
+	pmemset_event_callback *callback; /* NULL: none */
+	void *callback_arg;
+	struct pmemset *next; /* the list of all of them */
+};
+
+/*
+ * The set whose window holds the address, and keeps it from being deleted until pmemsets_unlock; NULL, and nothing to unlock, where there
+ * is none. For the functions that are given no set.
+ */
+struct pmemset *pmemsets_lock(uint64_t addr);
+void pmemsets_unlock(void);
 
 #endif

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "source.h"
 
+#include "config.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -475,4 +479,275 @@ void source_close(struct source *s)
 	if (s->dir >= 0)
 		(void)close(s->dir);
 	*s = (struct source){.dir = -1};
+}
+
+/* ---- as libpmemset.h has it ---- */
+
+void source_hold(struct pmemset_source *src)
+{
+	atomic_fetch_add(&src->referred, 1);
+}
+
+void source_let_go(struct pmemset_source *src)
+{
+	if (atomic_fetch_sub(&src->referred, 1) != 1)
+		return;
+	file_release(src->file);
+	free(src->path);
+	free(src);
+}
+
+static int wrong_kind(int32_t cause, const char *what, struct pmemset_error *e)
+{
+	error_set(e, PMEMSET_E_INVALID_PMEM2_SOURCE, "%s", what);
+	e->cause = cause;
+	return e->code;
+}
+
+/* Takes fd (O_RDWR) over, also on failure; what: members that the source is to have. */
+static int new_source(struct pmemset_source **out, int fd, struct pmemset_source what, struct pmemset_error *e)
+{
+	struct stat st;
+	int rc = 0;
+	if (fstat(fd, &st) != 0)
+		rc = error_sys(e, 0, errno, "fstat");
+	else if (!S_ISREG(st.st_mode))
+		rc = wrong_kind(PMEM2_E_INVALID_FILE_TYPE, "not a regular file", e);
+	else
+		rc = refuse_huge_pages(fd, e);
+	struct pmemset_source *src = rc == 0 ? malloc(sizeof(*src)) : NULL;
+	if (src == NULL) {
+		(void)close(fd);
+		return rc ? rc : error_set(e, -ENOMEM, "no memory for a source");
+	}
+	*src = what;
+	atomic_init(&src->referred, 1);
+	rc = file_open(fd, &src->file, e);
+	if (rc == 0)
+		*out = src;
+	else
+		free(src);
+	return rc;
+}
+
+static int no_path(const char *path, int why, struct pmemset_error *e)
+{
+	if (path == NULL)
+		return error_set(e, PMEMSET_E_INVALID_SOURCE_PATH, "no path");
+	return error_sys(e, why == ENOENT ? PMEMSET_E_INVALID_SOURCE_PATH : 0, why, "%s: %s", path, strerror(why));
+}
+
+/* Opening a FIFO or a device may wait, or do something: only what it is tells whether to. */
+static int open_file(const char *path, int flags, mode_t mode, int *fd, struct pmemset_error *e)
+{
+	struct stat st;
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+		return wrong_kind(PMEM2_E_INVALID_FILE_TYPE, "not a regular file", e);
+	*fd = open(path, flags | O_RDWR | O_CLOEXEC | O_NONBLOCK, mode);
+	return *fd >= 0 ? 0 : no_path(path, errno, e);
+}
+
+/* The name of a file that is new, durably. */
+static int sync_directory_of(const char *path, struct pmemset_error *e)
+{
+	char *copy = strdup(path);
+	if (copy == NULL)
+		return error_set(e, -ENOMEM, "no memory for a path");
+	int dir = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(copy);
+	if (dir < 0) /* one that may be searched and not read */
+		return 0;
+	int why = file_sync(dir);
+	(void)close(dir);
+	return why ? error_sys(e, 0, why, "the directory of %s: %s", path, strerror(why)) : 0;
+}
+
+int pmemset_source_from_file(struct pmemset_source **src, const char *file)
+{
+	struct pmemset_error e;
+	int fd = -1;
+	*src = NULL;
+	if (file == NULL)
+		return no_path(file, 0, &e), error_keep(&e);
+	char *path = strdup(file);
+	int rc = path ? open_file(file, 0, 0, &fd, &e) : error_set(&e, -ENOMEM, "no memory for a path");
+	if (rc == 0)
+		rc = new_source(src, fd, (struct pmemset_source){.path = path, .fixed = true}, &e);
+	if (rc == 0)
+		return 0; /* cppcheck-suppress memleak; the source has it */
+	free(path);
+	return error_keep(&e);
+}
+
+/* *mode: of a file that is to be made. */
+static int check_create_flags(uint64_t flags, mode_t *mode, struct pmemset_error *e)
+{
+	const uint64_t mode_bits = flags >> 32;
+	if ((flags & UINT32_MAX & ~(uint64_t)PMEMSET_SOURCE_FILE_CREATE_VALID_FLAGS) != 0 || (mode_bits & ~UINT64_C(0777)) != 0)
+		return error_set(e, PMEMSET_E_INVALID_SOURCE_FILE_CREATE_FLAGS, "unknown flags or mode bits in %#" PRIx64, flags);
+	*mode = mode_bits ? (mode_t)mode_bits : 0644;
+	return 0;
+}
+
+/* *made: it is new. */
+static int open_to_create(const char *path, uint64_t flags, mode_t mode, int *fd, bool *made, struct pmemset_error *e)
+{
+	const uint64_t creates =
+			PMEMSET_SOURCE_FILE_CREATE_ALWAYS | PMEMSET_SOURCE_FILE_CREATE_IF_NEEDED | PMEMSET_SOURCE_FILE_CREATE_EXCLUSIVE;
+	if ((flags & creates) == 0)
+		return open_file(path, 0, 0, fd, e);
+	int rc = open_file(path, O_CREAT | O_EXCL, mode, fd, e);
+	*made = rc == 0;
+	if (rc != -EEXIST || (flags & PMEMSET_SOURCE_FILE_CREATE_EXCLUSIVE))
+		return rc;
+	return open_file(path, O_CREAT, mode, fd, e); /* or a link to where there is nothing yet */
+}
+
+int pmemset_xsource_from_file(struct pmemset_source **src, const char *file, uint64_t flags)
+{
+	struct pmemset_error e;
+	mode_t mode = 0;
+	int fd = -1;
+	bool made = false;
+	*src = NULL;
+	if (file == NULL)
+		return no_path(file, 0, &e), error_keep(&e);
+	int rc = check_create_flags(flags, &mode, &e);
+	if (rc == 0)
+		rc = open_to_create(file, flags, mode, &fd, &made, &e);
+	if (rc == 0)
+		rc = new_source(src, fd, (struct pmemset_source){.grows = !(flags & PMEMSET_SOURCE_FILE_DO_NOT_GROW)}, &e);
+	if (rc == 0 && made)
+		rc = sync_directory_of(file, &e);
+	else if (*src != NULL && (flags & PMEMSET_SOURCE_FILE_CREATE_ALWAYS))
+		rc = file_empty((*src)->file, &e);
+	if (rc == 0)
+		return 0;
+	(void)pmemset_source_delete(src);
+	if (made)
+		(void)unlink(file);
+	return error_keep(&e);
+}
+
+/*
+ * A description of our own, for the errors of flushes are kept by description. It may do no more than the caller's: so that one decides,
+ * and not the file's mode.
+ */
+static int own_descriptor(int fd, int *own, struct pmemset_error *e)
+{
+	struct stat st;
+	int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) != 0)
+		return wrong_kind(PMEM2_E_INVALID_FILE_HANDLE, "not a descriptor", e);
+	if (!S_ISREG(st.st_mode))
+		return wrong_kind(PMEM2_E_INVALID_FILE_TYPE, "not a regular file", e);
+	if ((flags & O_ACCMODE) != O_RDWR || (flags & O_PATH))
+		return wrong_kind(PMEM2_E_INVALID_FILE_HANDLE, "not open for reading and writing", e);
+	*own = reopen(fd, O_RDWR);
+	if (*own < 0) /* no /proc, or the file's mode has changed since */
+		*own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return *own >= 0 ? 0 : error_sys(e, 0, errno, "cannot have a descriptor of our own: %s", strerror(errno));
+}
+
+int pmemset_source_from_pmem2(struct pmemset_source **src, struct pmem2_source *pmem2_src)
+{
+	struct pmemset_error e;
+	int fd = -1;
+	*src = NULL;
+	if (pmem2_src == NULL)
+		return wrong_kind(0, "no source", &e), error_keep(&e);
+	int rc = pmem2_source_get_fd(pmem2_src, &fd);
+	if (rc != 0)
+		return error_set(&e, rc, "%s", pmem2_errormsg()), error_keep(&e);
+	int own = -1;
+	rc = own_descriptor(fd, &own, &e);
+	if (rc == 0)
+		rc = new_source(src, own, (struct pmemset_source){.pmem2 = pmem2_src, .fixed = true}, &e);
+	return rc ? error_keep(&e) : 0;
+}
+
+int pmemset_source_from_fd(struct pmemset_source **src, int fd, uint64_t flags)
+{
+	struct pmemset_error e;
+	int own = -1;
+	int rc = 0;
+	*src = NULL;
+	if ((flags & ~(uint64_t)PMEMSET_SOURCE_FILE_DO_NOT_GROW) != 0)
+		rc = error_set(&e, PMEMSET_E_INVALID_SOURCE_FILE_CREATE_FLAGS, "unknown flags in %#" PRIx64, flags);
+	if (rc == 0)
+		rc = own_descriptor(fd, &own, &e);
+	if (rc == 0)
+		rc = new_source(src, own, (struct pmemset_source){.grows = flags == 0}, &e);
+	return rc ? error_keep(&e) : 0;
+}
+
+int pmemset_source_from_temporary(struct pmemset_source **src, const char *dir)
+{
+	struct pmemset_error e;
+	*src = NULL;
+	int above = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	int rc = above >= 0 ? 0 : no_path(dir, errno, &e);
+	int fd = -1;
+	if (rc == 0) {
+		char name[SOURCE_NAME_SIZE];
+		fd = open_new(above, 0600, name);
+		int why = errno;
+		if (fd >= 0 && name[0] != '\0')
+			(void)unlinkat(above, name, 0);
+		(void)close(above);
+		if (fd < 0)
+			rc = error_sys(&e, PMEMSET_E_CANNOT_CREATE_TEMP_FILE, why, "a temporary file in %s: %s", dir, strerror(why));
+	}
+	if (rc == 0)
+		rc = new_source(src, fd, (struct pmemset_source){.grows = true}, &e);
+	return rc ? error_keep(&e) : 0;
+}
+
+int pmemset_source_delete(struct pmemset_source **src)
+{
+	if (*src != NULL)
+		source_let_go(*src);
+	*src = NULL;
+	return 0;
+}
+
+int pmemset_source_alignment(struct pmemset_source *src, size_t *alignment)
+{
+	(void)src; /* a file, always */
+	*alignment = (size_t)sysconf(_SC_PAGESIZE);
+	return 0;
+}
+
+int pmemset_source_pread_mcsafe(struct pmemset_source *src, void *buf, size_t size, size_t offset)
+{
+	struct pmemset_error e;
+	return file_read(src->file, buf, size, offset, &e) ? error_keep(&e) : 0;
+}
+
+int pmemset_source_pwrite_mcsafe(struct pmemset_source *src, void *buf, size_t size, size_t offset)
+{
+	struct pmemset_error e;
+	return file_write(src->file, buf, size, offset, &e) ? error_keep(&e) : 0;
+}
+
+/* NOLINTNEXTLINE(readability-non-const-parameter): the seed's signature, for what it will write */
+int pmemset_source_set_sds(struct pmemset_source *src, struct pmemset_sds *sds, enum pmemset_part_state *state)
+{
+	(void)src;
+	(void)sds;
+	(void)state;
+	return config_no_support("shutdown state");
+}
+
+void pmemset_source_set_badblock_detection(struct pmemset_source *src, bool value)
+{
+	(void)src;
+	(void)value;
+}
+
+int pmemset_badblock_clear(struct pmemset_badblock *bb, struct pmemset_source *src)
+{
+	(void)bb;
+	(void)src;
+	return config_no_support("clearing of bad blocks");
 }

@@ -16,6 +16,8 @@
 
 #include "file.h"
 
+#include <libpmemset.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -69,5 +71,21 @@ int source_make(struct source *s, struct pmemset_error *e);
 int source_publish(struct source *s, struct pmemset_error *e);
 /* End it; what was made and not published is removed. The file stays open as long as somebody holds it. */
 void source_close(struct source *s);
+
+/*
+ * A source as libpmemset.h shows it. Its path is the program's own, so nothing of the above applies: it is opened, or created, at once and
+ * as it stands.
+ */
+struct pmemset_source {
+	struct file *file;
+	struct pmem2_source *pmem2; /* the caller's; NULL: it came from elsewhere */
+	char *path;		    /* of a file that a part is checked against; NULL: none */
+	bool grows;
+	bool fixed;		   /* of a kind that never grew */
+	_Atomic unsigned referred; /* by the caller, and parts */
+};
+
+void source_hold(struct pmemset_source *src);
+void source_let_go(struct pmemset_source *src);
 
 #endif
