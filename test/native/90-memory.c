@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <libpmemset.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -273,10 +274,88 @@ static void each_allocation(void **state)
 	}
 }
 
+/* ---- the same of libpmemset.h: a session of a program, in which any allocation may be the one that fails ---- */
+
+static int ignore(struct pmemset *set, struct pmemset_event_context *event, void *arg)
+{
+	(void)set;
+	(void)event;
+	(void)arg;
+	return 0;
+}
+
+/* What a program does with a set; the first error. */
+static int use(struct pmemset *set, struct pmemset_source *src, struct pmemset_part **part)
+{
+	struct pmemset_part_descriptor d;
+	struct pmemset_part_map *map = NULL;
+	int rc = 0;
+	for (int i = 0; rc == 0 && i < 2; i++) {
+		rc = pmemset_part_new(part, set, src, 0, 2 * PAGE);
+		if (rc == 0)
+			rc = pmemset_part_map(part, NULL, &d);
+	}
+	if (rc != 0)
+		return rc;
+	char *second = d.addr;
+	if ((rc = pmemset_memset(set, second, 'x', PAGE, 0)) != 0 || (rc = pmemset_memmove(set, second + 1, second, PAGE, 0)) != 0 ||
+			(rc = pmemset_persist(set, second - PAGE, 2 * PAGE)) != 0 ||
+			(rc = pmemset_part_map_by_address(set, &map, second)) != 0)
+		return rc;
+	rc = pmemset_remove_part_map(set, &map);
+	pmemset_part_map_drop(&map); /* there only where that failed */
+	return rc ? rc : pmemset_remove_range(set, second - 1, 1);
+}
+
+static int a_session(const struct place *p)
+{
+	struct pmemset_config *cfg = NULL;
+	struct pmemset *set = NULL;
+	struct pmemset_source *src = NULL;
+	struct pmemset_source *named = NULL;
+	struct pmemset_part *part = NULL;
+	int rc = pmemset_config_new(&cfg);
+	if (rc == 0) {
+		must(pmemset_config_set_required_store_granularity(cfg, PMEM2_GRANULARITY_PAGE));
+		must(pmemset_config_set_event_callback(cfg, ignore, NULL));
+		rc = pmemset_new(&set, cfg);
+	}
+	if (rc == 0 && (rc = pmemset_source_from_file(&named, path_in(p, "a"))) == 0 &&
+			(rc = pmemset_xsource_from_file(&src, path_in(p, "new"), PMEMSET_SOURCE_FILE_CREATE_IF_NEEDED)) == 0)
+		rc = use(set, src, &part);
+	must(pmemset_part_delete(&part));
+	must(pmemset_source_delete(&src));
+	must(pmemset_source_delete(&named));
+	must(pmemset_config_delete(&cfg));
+	must(pmemset_delete(&set)); /* which needs no memory, even now */
+	return rc;
+}
+
+static void each_allocation_of_a_session(void **state)
+{
+	struct place *p = here(state);
+	make_file(p, "a", PAGE, 1);
+	int64_t n = -1;
+	do {
+		(void)unlink(path_in(p, "new"));
+		n++;
+		did_fail = false;
+		left = n;
+		int rc = a_session(p);
+		left = -1;
+		if (rc != 0)
+			must_be(rc, -ENOMEM, pmemset_errormsg(), __FILE__, __LINE__);
+		assert_true(rc == 0 || did_fail);
+	} while (did_fail);
+	print_message("%" PRId64 " allocations\n", n);
+	assert_true(n > 20);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 			ON_EACH(each_allocation),
+			ON_EACH(each_allocation_of_a_session),
 	};
 	return RUN("memory", tests, FFI_GRANULARITY_UNSET);
 }
