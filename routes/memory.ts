@@ -31,6 +31,11 @@ function stream (request: FastifyRequest, reply: FastifyReply, pieces: AsyncIter
 }
 
 function sendBytes (request: FastifyRequest, reply: FastifyReply, { granularity, persistence, length, bytes }: Reading): FastifyReply {
+  if (!Buffer.isBuffer(bytes) && request.raw.socket.destroyed) {
+    // The client went while the first piece was read: nothing will tell of its end any more.
+    bytes.release()
+    return reply.hijack()
+  }
   reply.headers({ 'content-type': 'application/octet-stream', 'content-length': length, 'pmemset-granularity': granularity, 'pmemset-persistence': persistence })
   return reply.send(Buffer.isBuffer(bytes) ? bytes : stream(request, reply, bytes.pieces, bytes.release))
 }

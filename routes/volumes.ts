@@ -14,6 +14,7 @@ export default async function volumes (app: FastifyInstance, { service }: { serv
     tag: 'volumes',
     summary: 'List the volumes',
     answers: { 200: ref(VolumeList) },
+    codes: ['BUSY'],
     example: { answer: { items: [example] } }
   }), async () => ({ items: await service.volumes.list() }))
 
@@ -23,7 +24,7 @@ export default async function volumes (app: FastifyInstance, { service }: { serv
     summary: 'Read one volume',
     path,
     answers: { 200: ref(Volume) },
-    codes: ['VOLUME_NOT_FOUND'],
+    codes: ['VOLUME_NOT_FOUND', 'BUSY'],
     example: { path: { volume: 'default' }, answer: example }
   }), (request) => service.volumes.get(request.params.volume))
 
@@ -35,7 +36,7 @@ export default async function volumes (app: FastifyInstance, { service }: { serv
     path,
     query: { path: Type.String({ description: 'Relative to the volume' }) },
     answers: { 200: ref(Probe) },
-    codes: ['VOLUME_NOT_FOUND', 'PATH_NOT_ALLOWED', 'PMEMSET_E_INVALID_PMEM2_SOURCE', 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'ENAMETOOLONG', 'ENOMEM', 'EMFILE', 'ENFILE', 'EIO'],
+    codes: ['VOLUME_NOT_FOUND', 'BUSY', 'PATH_NOT_ALLOWED', 'PMEMSET_E_INVALID_PMEM2_SOURCE', 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'ENAMETOOLONG', 'ENOMEM', 'EMFILE', 'ENFILE', 'EIO'],
     example: { path: { volume: 'default' }, query: { path: 'accounts.dat' }, answer: { exists: true, size: 65536, alignment: 4096, mapSync: false, granularity: 'page', persistence: 'persistent', reason: 'the file system is not DAX' } }
   }), (request) => service.volumes.probe(request.params.volume, request.query.path))
 }

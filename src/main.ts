@@ -16,8 +16,12 @@ import { loadTokens } from './plugins/tokens.js'
 import { Service } from './service/service.js'
 import { VERSION } from './version.js'
 
-// Requests under way get this long to end, and flushes too.
+// Requests under way get this long to end, then their connections are cut; flushes have the rest.
+const REQUESTS_MS_MAX = 5000
 const END_MS_MAX = 20_000
+
+// Whoever read the log may go; the service goes on.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 
 const log = createLog((line) => process.stdout.write(line))
 
@@ -26,7 +30,8 @@ async function clearSocket (path: string): Promise<void> {
   if (statSync(path, { throwIfNoEntry: false })?.isSocket() !== true) return
   const isInUse = await new Promise<boolean>((resolve) => {
     const socket = connect(path, () => { resolve(true); socket.destroy() })
-    socket.on('error', () => { resolve(false) })
+    // Anything else (a full backlog, another user's socket) is a sign of life.
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => { resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT') })
   })
   if (isInUse) throw new ConfigError(`PMEMSETD_SOCKET is ${JSON.stringify(path)}, where something listens already; allowed is a free path`)
   rmSync(path)
@@ -71,9 +76,12 @@ async function run (): Promise<void> {
   closeWithGrace({ delay: END_MS_MAX, logger: { error: (text: unknown) => { log('error', String(text)) } }, skip: ['SIGBUS', 'SIGSEGV', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT'] }, async ({ signal, err }) => {
     if (err !== undefined) log('error', err.message, { stack: err.stack ?? '' })
     log('info', 'stopping', { signal: signal ?? '' })
+    const cut = setTimeout(() => { app.server.closeAllConnections() }, REQUESTS_MS_MAX)
     await app.close()
+    clearTimeout(cut)
     const failures = await service.close()
     for (const failure of failures) log('error', failure instanceof Error ? failure.message : String(failure))
+    if (failures.length > 0) throw new Error('not everything that was written is durable')
     log('info', 'stopped')
   })
 }

@@ -90,6 +90,13 @@ async function connections (app: FastifyInstance, options: ConnectionsOptions): 
       }
     }
   }
+  // Node's own closing of idle connections passes over those that have not sent anything yet, and would wait for them.
+  app.addHook('preClose', (done) => {
+    for (const socket of watches.keys()) {
+      if (socket.bytesRead === 0) socket.destroy()
+    }
+    done()
+  })
   const timer = setInterval(check, Math.max(progressMs / 6, 10))
   timer.unref()
   app.addHook('onClose', (_instance, done) => {

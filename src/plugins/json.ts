@@ -48,7 +48,10 @@ function isExactly (text: string, value: number): boolean {
   const digits = `${match[1] ?? ''}${fraction}`.replace(/^0+/, '')
   const exponent = Number(match[3] ?? 0) - fraction.length
   if (digits === '') return value === 0
-  const kept = digits.replace(/0+$/, '')
+  // Not by an expression: on inner zeros one would begin anew at each of them.
+  let end = digits.length
+  while (end > 0 && digits.charCodeAt(end - 1) === 0x30) end--
+  const kept = digits.slice(0, end)
   const zeros = exponent + digits.length - kept.length
   // A safe integer has at most 16 digits, so a longer run cannot be one.
   return zeros >= 0 && kept.length + zeros <= 16 && Number(kept + '0'.repeat(zeros)) === Math.abs(value)

@@ -127,7 +127,7 @@ async function problems (app: FastifyInstance, { log }: ProblemsOptions): Promis
   // Expectations other than 100-continue; Node would answer 417 in plain text.
   app.server.on('checkExpectation', (raw: IncomingMessage, res) => {
     const error = new ServiceError('PARAMETER_INVALID', 'The only expectation that can be met is 100-continue.', { errors: [{ in: 'header', name: 'expect', reason: 'must be 100-continue' }] })
-    const problem = problemOf(error, requestId(raw))
+    const problem = problemOf(app.refusedAtDoor(raw) ?? error, requestId(raw))
     refuseUpload(raw, res, problem.status, headersOf(problem), JSON.stringify(problem))
   })
 }
@@ -155,6 +155,11 @@ const PARSER_ERRORS: Partial<Record<string, [CodeName, string]>> = {
 export function createParserErrorHandler (log: Log): (error: Error & { code?: string, rawPacket?: unknown }, socket: Socket) => void {
   return (error, socket) => {
     if (error.code === 'ECONNRESET' || socket.destroyed) return
+    // The client went in the middle of a request: there is nobody to answer, and nothing to tell.
+    if (error.code === 'HPE_INVALID_EOF_STATE') {
+      socket.destroy()
+      return
+    }
     // A reply may be under way for an earlier request of this connection: text in its middle would be taken for a part of it, and before it, for the reply.
     const current = (socket as Socket & { _httpMessage?: { headersSent: boolean, req: IncomingMessage } | null })._httpMessage
     if (!socket.writable || current?.headersSent === true || current?.req.complete === true) {

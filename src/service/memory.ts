@@ -154,19 +154,36 @@ export class Memory {
     const { engine, limits } = set.context
     set.check(expected)
     if (ranges.length > limits.ranges) throw exceeded('ranges', limits.ranges)
-    try {
-      return toWritten(set, ranges, await engine.persist(set.handle, ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })), durability))
-    } catch (error) {
-      // Only a range that was refused has an index; a flush that failed concerns them all.
-      if (error instanceof EngineError && RANGE_CODES.has(error.codeName)) error.extras.errors = [{ in: 'body', pointer: `/ranges/${error.value}`, reason: 'is not inside one part map' }]
-      throw error
-    }
+    ranges.forEach(({ addr, length }, i) => {
+      try {
+        engine.unpin(engine.pin(set.handle, BigInt(addr), length))
+      } catch (error) {
+        if (error instanceof EngineError && RANGE_CODES.has(error.codeName)) error.extras.errors = [{ in: 'body', pointer: `/ranges/${i}`, reason: 'is not inside one part map' }]
+        throw error
+      }
+    })
+    const bytes = ranges.reduce((sum, { length }) => sum + length, 0)
+    return toWritten(set, ranges, { ...await engine.persist(set.handle, disjoint(ranges), durability), bytes })
   }
 
   drain (set: LiveSet, expected: Expected): Written {
     set.check(expected)
     return toWritten(set, [], set.context.engine.drain(set.handle))
   }
+}
+
+/** The same bytes, each once: a thousand times the same large range must not cost a thousand flushes of it. */
+function disjoint (ranges: readonly ByteRange[]): Array<{ addr: bigint, length: number }> {
+  const sorted = ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })).sort((a, b) => (a.addr < b.addr ? -1 : a.addr > b.addr ? 1 : 0))
+  let end = 0n
+  return sorted.flatMap(({ addr, length }, i) => {
+    const from = addr > end ? addr : end
+    const to = addr + BigInt(length)
+    // One range at the least, of no bytes if need be: it tells the medium.
+    if (from >= to && i > 0) return []
+    end = to > end ? to : end
+    return [{ addr: from, length: Number(to > from ? to - from : 0n) }]
+  })
 }
 
 const RANGE_CODES = new Set(['PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE'])

@@ -100,6 +100,10 @@ export class LiveSet {
     return this.#version
   }
 
+  get partCount (): number {
+    return this.#byCookie.size
+  }
+
   part (id: string): LivePart | undefined {
     return this.#byId.get(id)
   }

@@ -2,14 +2,19 @@
 //
 // All sets, by id.
 import { randomBytes, randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isStale } from '../engine/engine.js'
-import { ServiceError } from '../errors.js'
+import { EngineError, ServiceError } from '../errors.js'
 import type { NewSet, Page, PmemSet } from '../schemas.js'
 import { pageOf, type PageRequest } from './list.js'
 import { checkLabels, exceeded, LiveSet, setNotFound, type Context, type Expected } from './set.js'
 
 /** The engine rounds windows up to this. */
 const WINDOW_UNIT = 2 * 1024 * 1024
+
+/** At the end of the process. */
+const IN_USE_MS_MAX = 8000
+const IN_USE_POLL_MS = 50
 
 export class Sets {
   readonly #context: Context
@@ -26,7 +31,7 @@ export class Sets {
   }
 
   get partCount (): number {
-    return [...this.#byId.values()].reduce((sum, set) => sum + this.#context.engine.setInfo(set.handle).partCount, 0)
+    return [...this.#byId.values()].reduce((sum, set) => sum + set.partCount, 0)
   }
 
   get (id: string): LiveSet {
@@ -84,7 +89,22 @@ export class Sets {
   async close (): Promise<PromiseSettledResult<void>[]> {
     const sets = [...this.#byId.values()]
     this.#byId.clear()
-    return await Promise.allSettled(sets.map((set) => this.#context.engine.deleteSet(set.handle)))
+    return await Promise.allSettled(sets.map((set) => this.#end(set)))
+  }
+
+  /** What a client began that has gone since may still be at work in the engine for a moment. */
+  async #end (set: LiveSet): Promise<void> {
+    const until = performance.now() + IN_USE_MS_MAX
+    for (;;) {
+      try {
+        await this.#context.engine.deleteSet(set.handle)
+        return
+      } catch (error) {
+        const isInUse = error instanceof EngineError && error.codeName === 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP'
+        if (!isInUse || performance.now() > until) throw error
+        await sleep(IN_USE_POLL_MS)
+      }
+    }
   }
 
   #newId (): string {
