@@ -8,7 +8,7 @@ import { freePort } from './shell.js'
 
 const root = join(import.meta.dirname, '..', '..')
 const READY_SECONDS_MAX = 2
-const TRIES = 8
+const TRIES = 15
 
 interface Start { seconds: number, said: string, status: number | null, signal: string | null, stopSeconds: number }
 
