@@ -212,12 +212,13 @@ static int map_pages(struct mapping *m, struct pmemset_error *e)
 	int flags = file->medium.map_sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
 	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags);
 	if (why == 0) {
+		void *addr = (void *)(uintptr_t)m->addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in the core */
 		m->mapped = true;
 		if (m->set->direct) /* a program that forks has had its mappings in the child, ever */
-			(void)madvise((void *)(uintptr_t)m->addr, m->length, MADV_DOFORK); /* NOLINT(performance-no-int-to-ptr) */
+			(void)madvise(addr, m->length, MADV_DOFORK);
 		uint64_t populate = m->length < POPULATE_MAX ? m->length : POPULATE_MAX;
 		if (file->medium.map_sync && m->growth.from != UINT64_MAX)
-			(void)madvise((void *)(uintptr_t)m->addr, populate, MADV_POPULATE_WRITE); /* NOLINT(performance-no-int-to-ptr) */
+			(void)madvise(addr, populate, MADV_POPULATE_WRITE);
 		return 0;
 	}
 	error_sys(e, PMEMSET_E_INVALID_PMEM2_MAP, why > 0 ? why : EEXIST, "mmap: %s", strerror(why > 0 ? why : EEXIST));
