@@ -1,26 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * access.h -- load, store and make durable, in ranges that are checked before a byte is touched.
- *
- * A medium may refuse any load or store: the file was truncated, a hole cannot be filled, a block is bad. The kernel says so with
- * SIGBUS. One handler for the process catches it inside of the copies of access.c, and the access becomes an error with the address.
- *
- * How bytes get to the medium depends on the set's granularity. At page granularity the page cache is in between: bytes are written with
- * pwrite (whose errors are return values) and flushed by the file's flusher; they are the same pages that loads see. At cache-line and
- * byte granularity they are stored and flushed by libpmem2's functions.
+ * access.h -- ranges of a set: held while they are used, loaded, stored and made durable. Each is checked before a byte is touched.
  */
 #ifndef PMEMSET_ACCESS_H
 #define PMEMSET_ACCESS_H 1
 
-#include "set.h"
-
-enum durability { DURABILITY_NONE, DURABILITY_FLUSHED, DURABILITY_PERSISTED, DURABILITY_DEEP };
-
-/*
- * Install the handler, ignore SIGXFSZ (where nobody else has a use for it) and take libpmem2's functions; once per process. -ENOMEM, or
- * a libpmem2 code.
- */
-int access_start(struct pmemset_error *e);
+#include "segment.h"
 
 /*
  * Check that [addr, addr + length) lies inside one part map, and hold that map: until access_unpin it may grow, and neither shrinks nor
@@ -40,6 +25,8 @@ struct written {
 
 /* nowait: -EAGAIN where a page would have to be read from the disk first. */
 int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e);
+/* -EIO with DEGRADED where a flush of the range, which is pinned, would answer falsely: to be asked before the first byte is stored. */
+int access_check_flushes(struct set *set, uint64_t addr, uint64_t end, struct pmemset_error *e);
 /* On failure e->value is how many bytes were written, whatever the reason would have there. */
 int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t length, enum durability durability, struct written *written,
 		struct pmemset_error *e);

@@ -217,7 +217,7 @@ int ffi_engine_start(const struct ffi_engine_spec *spec, struct pmemset_error *e
 	struct pmemset_error e;
 	if (spec->simulate > FFI_GRANULARITY_UNSET)
 		return bad_value(err, "unknown granularity to simulate");
-	if (arena_start(spec->arena_base, spec->arena_size, spec->mappings_max, &e) != 0 || access_start(&e) != 0)
+	if (arena_start(spec->arena_base, spec->arena_size, spec->mappings_max, &e) != 0 || guard_start(&e) != 0)
 		return give(err, &e);
 	if (spec->simulate < FFI_GRANULARITY_PAGE) {
 		simulated = spec->simulate;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "set.h"
 
-#include "access.h"
+#include "guard.h"
 #include "config.h"
 #include "remove.h"
 
@@ -115,7 +115,7 @@ static int start_engine(struct pmemset_error *e)
 	pthread_mutex_lock(&lock);
 	int rc = arena()->size == 0 ? arena_start(0, 0, 0, e) : 0;
 	if (rc == 0)
-		rc = access_start(e);
+		rc = guard_start(e);
 	pthread_mutex_unlock(&lock);
 	return rc;
 }

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * guard.h -- loads, stores and flushes that the medium may refuse.
+ *
+ * The kernel tells of a refusal with SIGBUS: the file was truncated, a hole cannot be filled, a block is bad. One handler for the process
+ * catches it inside of the copies of guard.c, and the copy becomes a failure with the address. What stores and flushes is libpmem2's,
+ * by granularity.
+ */
+#ifndef PMEMSET_GUARD_H
+#define PMEMSET_GUARD_H 1
+
+#include "error.h"
+
+#include <libpmem2.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A copy that faults leaves a whole chunk undefined, so chunks are small; large enough for libpmem2's non-temporal stores. */
+#define CHUNK_SIZE (UINT64_C(1) << 20)
+
+/*
+ * Install the handler, ignore SIGXFSZ (where nobody else has a use for it) and take libpmem2's functions; once per process. -ENOMEM, or
+ * a libpmem2 code.
+ */
+int guard_start(struct pmemset_error *e);
+
+/* libpmem2's functions of one granularity. */
+struct stores;
+/* NULL at page granularity: libpmem2's functions for pages do nothing on memory that it did not map. */
+const struct stores *stores_at(uint32_t granularity);
+/* Wait for this thread's stores and flushes. */
+void stores_drain(const struct stores *stores);
+
+/*
+ * At most a chunk. False where it faulted: then the chunk is undefined, and guard_fault says where and how. Stores are flushed but not drained;
+ * flags: PMEM2_F_MEM_*.
+ */
+bool guarded_load(void *to, const void *from, size_t length);
+bool guarded_store(const struct stores *stores, void *to, const void *from, size_t length, unsigned flags);
+bool guarded_fill(const struct stores *stores, void *to, unsigned char byte, size_t length, unsigned flags);
+bool guarded_flush(const struct stores *stores, const void *from, size_t length);
+
+struct fault {
+	uint64_t addr;
+	int code; /* BUS_* */
+};
+/* This thread's last. */
+struct fault guard_fault(void);
+
+#endif

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "segment.h"
+
+#include "part.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* mincore tells of so many pages in one call, on the stack. */
+#define RESIDENT_PAGES_MAX 257
+
+static void *at(uint64_t addr)
+{
+	return (void *)(uintptr_t)addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers on the wire and in the index */
+}
+
+static struct part *part_at(struct set *set, uint64_t addr)
+{
+	struct range r;
+	return index_next(&set->index, INDEX_PARTS, addr, &r) && r.lo <= addr ? r.object : NULL;
+}
+
+/* A hole at this offset, on a file system with nothing left to fill it. */
+static bool is_unfillable(int fd, uint64_t offset)
+{
+	struct statvfs fs;
+	return fstatvfs(fd, &fs) == 0 && fs.f_bavail == 0 && lseek(fd, (off_t)offset, SEEK_DATA) != (off_t)offset;
+}
+
+/* errno. A file system of another host is asked only by who may wait; else it is the size that this one knows of. */
+static int size_of(const struct file *file, bool wait, uint64_t *size)
+{
+	struct statx sx;
+	if (statx(file->fd, "", AT_EMPTY_PATH | (wait ? 0 : AT_STATX_DONT_SYNC), STATX_SIZE, &sx) != 0)
+		return errno;
+	*size = sx.stx_size;
+	return 0;
+}
+
+/* The map is pinned, so the part is there. */
+int segment_refused(struct set *set, uint64_t addr, int code, struct pmemset_error *e)
+{
+	error_set(e, PMEMSET_E_IO_FAIL, "the medium refused an access at %#" PRIx64, addr);
+	e->reason = PMEMSET_REASON_UNKNOWN_FAULT;
+	e->addr = addr;
+	struct part *part = part_at(set, addr);
+	if (part == NULL)
+		return e->code;
+	struct file *file = atomic_load(&part->file);
+	uint64_t size = 0;
+	e->offset = addr - atomic_load(&part->addr) + atomic_load(&part->offset);
+	if (code == BUS_MCEERR_AR) {
+		e->reason = PMEMSET_REASON_MEDIA;
+	} else if (size_of(file, false, &size) == 0 && e->offset >= size) { /* the size that the fault went by */
+		e->reason = PMEMSET_REASON_TRUNCATED;
+		e->value = size;
+	} else if (is_unfillable(file->fd, e->offset)) {
+		e->reason = PMEMSET_REASON_NO_SPACE;
+	}
+	return e->code;
+}
+
+int segment_faulted(struct set *set, struct pmemset_error *e)
+{
+	struct fault fault = guard_fault();
+	return segment_refused(set, fault.addr, fault.code, e);
+}
+
+struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
+{
+	struct part *part = part_at(set, addr);
+	assert(part != NULL);
+	uint64_t start = atomic_load(&part->addr);
+	uint64_t stop = start + atomic_load(&part->length);
+	return (struct segment){.addr = addr,
+			.length = (end < stop ? end : stop) - addr,
+			.part = part,
+			.file = atomic_load(&part->file),
+			.offset = addr - start + atomic_load(&part->offset)};
+}
+
+int segment_check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
+{
+	uint64_t size = 0;
+	int why = size_of(s->file, !nowait, &size);
+	if (why != 0)
+		return error_sys(e, 0, why, "statx");
+	if (size >= s->offset + s->length)
+		return 0;
+	return segment_refused(set, s->addr + (size > s->offset ? size - s->offset : 0), 0, e);
+}
+
+static bool is_resident(uint64_t addr, uint64_t length)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t start = addr & ~(page - 1);
+	uint64_t pages = (addr + length - start + page - 1) / page;
+	unsigned char in_memory[RESIDENT_PAGES_MAX];
+	if (pages > RESIDENT_PAGES_MAX || mincore(at(start), pages * page, in_memory) != 0)
+		return false;
+	for (uint64_t i = 0; i < pages; i++)
+		if (!(in_memory[i] & 1))
+			return false;
+	return true;
+}
+
+int segment_read(struct set *set, const struct segment *s, char *buf, bool nowait, struct pmemset_error *e)
+{
+	bool cached = !s->file->medium.dax;
+	if (nowait && cached && !is_resident(s->addr, s->length)) {
+		/* Missing behind the end of the file too, and nobody needs to wait to learn that. */
+		int rc = segment_check_size(set, s, nowait, e);
+		return rc ? rc : error_set(e, -EAGAIN, "a page is not in memory");
+	}
+	for (uint64_t done = 0; done < s->length;) {
+		size_t n = s->length - done < CHUNK_SIZE ? (size_t)(s->length - done) : CHUNK_SIZE;
+		if (!guarded_load(buf + done, at(s->addr + done), n))
+			return segment_faulted(set, e);
+		done += n;
+	}
+	return segment_check_size(set, s, nowait, e);
+}
+
+const struct stores *stores_of(struct set *set)
+{
+	return stores_at(atomic_load(&set->granularity));
+}
+
+int segment_check_flushes(const struct segment *s, struct pmemset_error *e)
+{
+	int failed = atomic_load(&s->file->failed);
+	if (failed == 0)
+		return 0;
+	error_sys(e, -EIO, failed, "an earlier flush of the file failed");
+	e->reason = PMEMSET_REASON_DEGRADED;
+	return -EIO;
+}
+
+/* ---- write ---- */
+
+/* The same memory over and over, to fill with: so many times that size are a chunk. */
+#define FILL_SIZE 16384u
+#define FILL_PIECES 64
+
+/* From buf, or where that is NULL, from one that is filled with the byte. */
+static ssize_t write_some(const struct segment *s, uint64_t n, const char *buf, unsigned char byte)
+{
+	if (buf != NULL)
+		return pwrite(s->file->fd, buf + n, s->length - n, (off_t)(s->offset + n));
+	unsigned char same[FILL_SIZE];
+	struct iovec pieces[FILL_PIECES];
+	uint64_t left = s->length - n < CHUNK_SIZE ? s->length - n : CHUNK_SIZE;
+	memset(same, byte, left < FILL_SIZE ? left : FILL_SIZE);
+	int count = 0;
+	for (; left > 0; count++) {
+		size_t size = left < FILL_SIZE ? left : FILL_SIZE;
+		pieces[count] = (struct iovec){same, size};
+		left -= size;
+	}
+	return pwritev(s->file->fd, pieces, count, (off_t)(s->offset + n));
+}
+
+static int write_pages(const struct segment *s, const char *buf, unsigned char byte, uint64_t *done, struct pmemset_error *e)
+{
+	for (uint64_t n = 0; n < s->length;) {
+		ssize_t wrote = write_some(s, n, buf, byte);
+		if (wrote > 0) {
+			n += (uint64_t)wrote;
+			*done += (uint64_t)wrote;
+		} else if (wrote == 0 || errno != EINTR) {
+			int why = wrote == 0 ? ENOSPC : errno;
+			return error_sys(e, 0, why, "write: %s", strerror(why));
+		}
+	}
+	return 0;
+}
+
+static int write_lines(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags, uint64_t *done,
+		struct pmemset_error *e)
+{
+	const struct stores *stores = stores_of(set);
+	for (uint64_t n = 0; n < s->length;) {
+		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
+		bool stored = buf ? guarded_store(stores, at(s->addr + n), buf + n, chunk, flags)
+				  : guarded_fill(stores, at(s->addr + n), byte, chunk, flags);
+		if (!stored)
+			return segment_faulted(set, e);
+		n += chunk;
+		*done += chunk;
+	}
+	return 0;
+}
+
+static int write_either(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags, uint64_t *done,
+		struct pmemset_error *e)
+{
+	int rc = segment_check_size(set, s, false, e); /* behind the end of a truncated file, pwrite would extend it */
+	if (rc != 0)
+		return rc;
+	return stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
+}
+
+int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e)
+{
+	return write_either(set, s, buf, 0, flags, done, e);
+}
+
+int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, uint64_t *done, struct pmemset_error *e)
+{
+	return write_either(set, s, NULL, byte, flags, done, e);
+}
+
+/* ---- flush ---- */
+
+int segments_push(struct segments *all, const struct segment *s)
+{
+	if (all->count == all->capacity) {
+		size_t capacity = all->capacity ? all->capacity * 2 : 16;
+		struct segment *more = realloc(all->at, capacity * sizeof(*more));
+		if (more == NULL)
+			return -ENOMEM;
+		all->at = more;
+		all->capacity = capacity;
+	}
+	all->at[all->count++] = *s;
+	return 0;
+}
+
+static int by_file(const void *a, const void *b)
+{
+	const struct segment *x = a;
+	const struct segment *y = b;
+	if (x->file != y->file)
+		return (uintptr_t)x->file < (uintptr_t)y->file ? -1 : 1;
+	return (x->addr > y->addr) - (x->addr < y->addr);
+}
+
+/* One call of its flusher for each file, with all of its ranges; whole: everything that is dirty of it. */
+static int flush_files(struct segments *all, bool whole, struct pmemset_error *e)
+{
+	if (all->count == 0)
+		return 0;
+	qsort(all->at, all->count, sizeof(*all->at), by_file);
+	struct flush_range *ranges = malloc(all->count * sizeof(*ranges));
+	if (ranges == NULL)
+		return error_set(e, -ENOMEM, "no memory for a flush");
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count;) {
+		struct file *file = all->at[i].file;
+		size_t n = 0;
+		for (; i < all->count && all->at[i].file == file; i++)
+			ranges[n++] = (struct flush_range){all->at[i].addr, all->at[i].length};
+		rc = file_flush(file, ranges, whole ? 0 : n, e);
+	}
+	free(ranges);
+	return rc;
+}
+
+static int flush_lines(struct set *set, const struct stores *stores, const struct segments *all, struct pmemset_error *e)
+{
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count; i++) {
+		const struct segment *s = &all->at[i];
+		if (!guarded_flush(stores, at(s->addr), s->length))
+			rc = segment_faulted(set, e);
+	}
+	stores_drain(stores);
+	return rc;
+}
+
+int segments_flush(struct set *set, struct segments *all, enum durability durability, struct pmemset_error *e)
+{
+	const struct stores *stores = stores_of(set);
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < all->count; i++)
+		if ((rc = segment_check_flushes(&all->at[i], e)) == 0)
+			rc = segment_check_size(set, &all->at[i], false, e);
+	if (rc == 0 && stores != NULL)
+		rc = flush_lines(set, stores, all, e);
+	if (rc == 0 && (stores == NULL || durability == DURABILITY_DEEP))
+		rc = flush_files(all, stores != NULL, e);
+	if (rc != 0 && durability == DURABILITY_DEEP && e->reason == PMEMSET_REASON_PERSIST_FAILED)
+		rc = e->code = PMEMSET_E_DEEP_FLUSH_FAIL;
+	return rc;
+}
