@@ -36,6 +36,7 @@ const say = (text) => { console.error(`pmemsetd: ${text}`) }
 
 const inPath = (command) => (process.env.PATH ?? '').split(delimiter).some((dir) => dir !== '' && fs.existsSync(join(dir, command)))
 const header = (name) => ['/usr/include', '/usr/local/include'].some((dir) => fs.existsSync(join(dir, name)))
+const clangRuntime = () => filesBelow('/usr/lib/llvm-14/lib/clang', (name) => /^libclang_rt\.fuzzer(-\w+)?\.a$/.test(name)).length > 0
 
 /** Debian's name of each package, why it is wanted, and how to see that it, or the same from elsewhere, is there. */
 export const PACKAGES = {
@@ -56,6 +57,10 @@ export const PACKAGES = {
   ],
   bench: [
     { name: 'wrk', why: 'load', there: () => inPath('wrk') }
+  ],
+  fuzz: [
+    { name: 'clang-14', why: 'compiles what libFuzzer drives', there: () => inPath('clang-14') },
+    { name: 'libclang-rt-14-dev', why: 'libFuzzer, and the sanitizers of clang', there: clangRuntime }
   ]
 }
 
@@ -242,7 +247,12 @@ async function nodeModules () {
 export async function buildNative ({ name = 'native', product = 'libpmemset.so.1', type = 'RelWithDebInfo', options = [] } = {}) {
   const source = join(ROOT, 'native')
   const folder = join(BUILD, name)
-  const tests = options.includes('-DPMEMSET_TESTS=ON') ? filesBelow(join(ROOT, 'test', 'native'), () => true) : []
+  const tests = [
+    ...options.includes('-DPMEMSET_TESTS=ON') ? filesBelow(join(ROOT, 'test', 'native'), () => true) : [],
+    ...options.some((option) => /^-DPMEMSET_(TESTS|FUZZ)=ON$/.test(option))
+      ? filesBelow(join(ROOT, 'test', 'fuzz'), (name) => /^CMakeLists\.txt$|\.c$/.test(name))
+      : []
+  ]
   const clean = () => { fs.rmSync(folder, { recursive: true, force: true }) }
   await step({
     name,
@@ -302,7 +312,7 @@ function checkMachine () {
   if (process.platform !== 'linux') throw new SetupError(`this is ${process.platform}: the engine needs Linux (mmap at fixed addresses, MAP_SYNC, openat2)`)
 }
 
-/** Everything that `what` needs: 'start', 'test', 'bench', 'native' for the library alone, or 'native-test' for what its tests stand on. */
+/** Everything that `what` needs: 'start', 'test', 'bench', 'native' for the library alone, 'native-test' and 'native-fuzz' for what its tests stand on. */
 export async function setUp (what) {
   checkMachine()
   mode() // a wrong value is told at once, not when it first matters
@@ -311,7 +321,8 @@ export async function setUp (what) {
 
 async function allSteps (what) {
   const withNode = !what.startsWith('native')
-  await systemPackages([...PACKAGES.build, ...(what.endsWith('test') ? PACKAGES.test : what === 'bench' ? PACKAGES.bench : [])])
+  const further = what.endsWith('test') ? PACKAGES.test : what === 'native-fuzz' ? PACKAGES.fuzz : what === 'bench' ? PACKAGES.bench : []
+  await systemPackages([...PACKAGES.build, ...further])
   if (withNode) await nodeModules()
   const builds = await Promise.allSettled(withNode ? [buildNative(), typeScript()] : [buildNative()])
   const failed = builds.filter((one) => one.status === 'rejected').map((one) => one.reason)
