@@ -176,51 +176,207 @@ int access_check_flushes(struct set *set, uint64_t addr, uint64_t end, struct pm
 	return rc;
 }
 
-static int write_range(struct set *set, uint64_t addr, const char *buf, uint64_t length, enum durability durability, struct written *w,
-		struct segments *all, struct pmemset_error *e)
+struct storing storing_begin(struct set *set, enum durability durability)
+{
+	return (struct storing){.set = set,
+			.durability = durability,
+			.written = {.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT}};
+}
+
+/* Whether what was stored waits for a flush of its file; libpmem2's copies have flushed the lines already. */
+static bool waits_for_flush(const struct storing *st)
+{
+	return stores_of(st->set) == NULL ? st->durability != DURABILITY_NONE : st->durability == DURABILITY_DEEP;
+}
+
+/* buf NULL: filled with the byte. */
+static int store_segment(struct storing *st, const struct segment *s, const char *buf, unsigned char byte, unsigned flags,
+		struct pmemset_error *e)
+{
+	if (segments_push(&st->made, s) != 0)
+		return error_set(e, -ENOMEM, "no memory for a write");
+	witness(&st->written, s->file);
+	uint64_t done = 0;
+	int rc = buf ? segment_write(st->set, s, buf, flags, &done, e) : segment_fill(st->set, s, byte, flags, &done, e);
+	st->written.bytes += done;
+	if (rc != 0 || st->durability == DURABILITY_NONE)
+		part_soil(s->part);
+	/* The rest of it is not stored, may not be there, and is nothing that a flush of the others should stumble over. */
+	if (done == 0)
+		st->made.count--;
+	else
+		st->made.at[st->made.count - 1].length = done;
+	return rc;
+}
+
+static int store_range(struct storing *st, uint64_t addr, uint64_t length, const char *buf, unsigned char byte, unsigned flags,
+		struct pmemset_error *e)
+{
+	witness(&st->written, segment_at(st->set, addr, addr + length).file); /* also where nothing is stored */
+	int rc = st->durability == DURABILITY_NONE ? 0 : access_check_flushes(st->set, addr, addr + length, e);
+	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
+		struct segment s = segment_at(st->set, from, addr + length);
+		rc = store_segment(st, &s, buf ? buf + (from - addr) : NULL, byte, flags, e);
+		from += s.length;
+	}
+	return rc;
+}
+
+int storing_write(struct storing *st, uint64_t addr, const void *buf, uint64_t length, unsigned flags, struct pmemset_error *e)
+{
+	return store_range(st, addr, length, length > 0 ? buf : NULL, 0, flags, e);
+}
+
+int storing_fill(struct storing *st, uint64_t addr, unsigned char byte, uint64_t length, unsigned flags, struct pmemset_error *e)
+{
+	return store_range(st, addr, length, NULL, byte, flags, e);
+}
+
+int storing_punch(struct storing *st, uint64_t addr, uint64_t length, struct pmemset_error *e)
 {
 	int rc = 0;
 	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
-		struct segment s = segment_at(set, from, addr + length);
-		if (segments_push(all, &s) != 0)
-			return error_set(e, -ENOMEM, "no memory for a write");
-		witness(w, s.file);
-		rc = segment_write(set, &s, buf + (from - addr), 0, &w->bytes, e);
-		if (durability == DURABILITY_NONE)
+		struct segment s = segment_at(st->set, from, addr + length);
+		witness(&st->written, s.file);
+		rc = segment_punch(st->set, &s, e);
+		/* Space is no dirt of the file's that its ranges would show: the whole of it is flushed, at any granularity. */
+		if (rc == 0 && st->durability != DURABILITY_NONE)
+			rc = file_flush(s.file, NULL, 0, e);
+		else
 			part_soil(s.part);
+		st->written.bytes += rc ? 0 : s.length;
 		from += s.length;
 	}
-	if (stores_of(set) != NULL)
-		stores_drain(stores_of(set));
+	return rc;
+}
+
+void storing_witness(struct storing *st, const struct segment *s)
+{
+	witness(&st->written, s->file);
+}
+
+int storing_end(struct storing *st, bool flush, struct pmemset_error *e)
+{
+	int rc = 0;
+	if (stores_of(st->set) != NULL)
+		stores_drain(stores_of(st->set));
+	if (flush && waits_for_flush(st))
+		rc = segments_flush(st->set, &st->made, st->durability, e);
+	/* Whatever of it was written, no flush vouches for it. */
+	for (size_t i = 0; (rc != 0 || !flush) && i < st->made.count; i++)
+		part_soil(st->made.at[i].part);
+	free(st->made.at);
+	st->made = (struct segments){0};
 	return rc;
 }
 
 int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t length, enum durability durability, struct written *written,
 		struct pmemset_error *e)
 {
-	*written = (struct written){.durability = reached(durability), .persistence = PERSISTENCE_PERSISTENT};
 	struct part_map *map = NULL;
 	int rc = access_pin(set, addr, length, &map, e);
 	if (rc != 0)
 		return rc;
-	struct segments all = {0};
-	witness(written, segment_at(set, addr, addr + length).file); /* also where nothing is written */
-	if (durability != DURABILITY_NONE)
-		rc = access_check_flushes(set, addr, addr + length, e);
-	if (rc == 0)
-		rc = write_range(set, addr, buf, length, durability, written, &all, e);
-	/* libpmem2's copy has flushed the lines already; what is left is the file's own flush. */
-	if (rc == 0 && (stores_of(set) == NULL ? durability != DURABILITY_NONE : durability == DURABILITY_DEEP))
-		rc = segments_flush(set, &all, durability, e);
-	if (rc != 0) {
-		e->value = written->bytes;
-		/* Whatever of it was written, no flush vouches for it. */
-		for (size_t i = 0; i < all.count; i++)
-			part_soil(all.at[i].part);
-	}
-	free(all.at);
+	struct storing st = storing_begin(set, durability);
+	rc = storing_write(&st, addr, buf, length, 0, e);
+	int end = storing_end(&st, rc == 0, e);
+	rc = rc ? rc : end;
+	if (rc != 0)
+		e->value = st.written.bytes;
+	*written = st.written;
 	access_unpin(map);
 	return rc;
+}
+
+/* ---- many writes that share their flushes ---- */
+
+struct waiting {
+	struct segment segment;
+	struct access_request *write;
+};
+
+static int by_waiting_file(const void *a, const void *b)
+{
+	uintptr_t x = (uintptr_t)((const struct waiting *)a)->segment.file;
+	uintptr_t y = (uintptr_t)((const struct waiting *)b)->segment.file;
+	return (x > y) - (x < y);
+}
+
+/* What is in question is told to each whose bytes are among it. */
+static void flush_waiting(struct waiting *all, size_t count, struct flush_range *ranges)
+{
+	qsort(all, count, sizeof(*all), by_waiting_file);
+	for (size_t i = 0; i < count;) {
+		struct file *file = all[i].segment.file;
+		size_t first = i;
+		size_t n = 0;
+		for (; i < count && all[i].segment.file == file; i++)
+			if (all[i].write->rc == 0)
+				ranges[n++] = (struct flush_range){all[i].segment.addr, all[i].segment.length};
+		struct pmemset_error e;
+		int rc = n > 0 ? file_flush(file, ranges, n, &e) : 0;
+		for (size_t w = first; rc != 0 && w < i; w++)
+			if (all[w].write->rc == 0) {
+				all[w].write->rc = rc;
+				all[w].write->error = e;
+			}
+	}
+}
+
+/* Writes, and leaves what is to be flushed in `storing`. */
+static void begin_write(struct access_request *w)
+{
+	w->rc = access_pin(w->set, w->addr, w->length, &w->map, &w->error);
+	w->storing = storing_begin(w->set, w->durability);
+	if (w->rc == 0)
+		w->rc = storing_write(&w->storing, w->addr, w->buf, w->length, 0, &w->error);
+	/* As segments_flush would: where the file has not got the bytes any more, no flush makes them durable. */
+	for (size_t i = 0; w->rc == 0 && w->durability != DURABILITY_NONE && i < w->storing.made.count; i++)
+		w->rc = segment_check_size(w->set, &w->storing.made.at[i], false, &w->error);
+}
+
+/* Other than of pages, or deep, it is flushed on its own. */
+static void end_write(struct access_request *w, bool flushed)
+{
+	bool pages = stores_of(w->set) == NULL && w->durability != DURABILITY_DEEP;
+	if (w->rc == 0 && flushed && pages)
+		w->storing.durability = DURABILITY_NONE; /* nothing is left to do */
+	struct pmemset_error e;
+	int rc = storing_end(&w->storing, w->rc == 0, &e);
+	if (w->rc == 0 && rc != 0) {
+		w->rc = rc;
+		w->error = e;
+	}
+	if (w->rc != 0)
+		w->error.value = w->storing.written.bytes;
+	if (w->map != NULL)
+		access_unpin(w->map);
+}
+
+void access_write_many(struct access_request *writes, size_t count)
+{
+	size_t segments = 0;
+	for (size_t i = 0; i < count; i++) {
+		begin_write(&writes[i]);
+		segments += writes[i].storing.made.count;
+	}
+	struct waiting *all = malloc((segments + 1) * sizeof(*all));
+	struct flush_range *ranges = malloc((segments + 1) * sizeof(*ranges));
+	bool grouped = all != NULL && ranges != NULL; /* else each is flushed on its own */
+	size_t n = 0;
+	for (size_t i = 0; grouped && i < count; i++) {
+		struct access_request *w = &writes[i];
+		bool waits = w->rc == 0 && stores_of(w->set) == NULL && w->durability != DURABILITY_NONE &&
+			     w->durability != DURABILITY_DEEP;
+		for (size_t s = 0; waits && s < w->storing.made.count; s++)
+			all[n++] = (struct waiting){w->storing.made.at[s], w};
+	}
+	if (grouped)
+		flush_waiting(all, n, ranges);
+	for (size_t i = 0; i < count; i++)
+		end_write(&writes[i], grouped);
+	free(ranges);
+	free(all);
 }
 
 int access_drain(struct set *set, struct written *written, struct pmemset_error *e)

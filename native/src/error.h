@@ -109,7 +109,8 @@
 	X(11, SOURCE_IN_USE)	/* emptying a file that a set has mapped */ \
 	X(12, KEEP_FREE)	/* growth would leave less than the space kept free; value = bytes that are available */ \
 	X(13, SOURCE_EXISTS)	/* exclusive creation, and the file is there */ \
-	X(14, RANGE_LOST)	/* the kernel would not fence a range again: it is lost to the set; addr, size */
+	X(14, RANGE_LOST)	/* the kernel would not fence a range again: it is lost to the set; addr, size */ \
+	X(15, MALFORMED)	/* a batch; value = index of the operation, size = enum batch_field */
 
 enum pmemset_reason {
 #define PMEMSET_X(number, name) PMEMSET_REASON_##name = number,

@@ -2,6 +2,7 @@
 #include "ffi.h"
 
 #include "access.h"
+#include "batch.h"
 #include "medium.h"
 #include "part.h"
 #include "remove.h"
@@ -183,6 +184,7 @@ uint32_t ffi_abi(struct ffi_abi *out, uint32_t out_size)
 			.span_size = sizeof(struct ffi_span),
 			.removal_size = sizeof(struct ffi_removal),
 			.written_size = sizeof(struct ffi_written),
+			.write_size = sizeof(struct ffi_write),
 			.codes = error_rows()};
 	memcpy(out, &abi, out_size < sizeof(abi) ? out_size : sizeof(abi));
 	return FFI_VERSION;
@@ -660,6 +662,90 @@ int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uin
 	int rc = access_write(s, addr, buf, length, (enum durability)durability, &w, &e);
 	if (rc == 0)
 		tell(s, &w, written);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+/* In one word of 64 bits: durability, granularity, persistence and simulated, a byte each from the lowest on. */
+static uint64_t packed(struct set *s, const struct written *w)
+{
+	return (uint64_t)w->durability | (uint64_t)atomic_load(&s->granularity) << 8 | (uint64_t)w->persistence << 16 |
+	       (uint64_t)w->simulated << 24;
+}
+
+int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data, uint64_t data_size, struct pmemset_error *errs)
+{
+	struct access_request *writes = calloc(count ? count : 1, sizeof(*writes));
+	size_t n = 0;
+	int64_t failed = 0;
+	for (uint64_t i = 0; i < count; i++) {
+		struct ffi_write *row = &rows[i];
+		bool whole = row->data_offset <= data_size && row->length <= data_size - row->data_offset &&
+			     row->durability <= FFI_DURABILITY_DEEP;
+		struct set *s = whole && writes ? handle_get(row->set, HANDLE_SET) : NULL;
+		if (s != NULL)
+			writes[n++] = (struct access_request){.set = s,
+					.addr = row->addr,
+					.length = row->length,
+					.buf = (const char *)data + row->data_offset,
+					.durability = (enum durability)row->durability};
+		else if (writes == NULL)
+			error_set(&errs[i], -ENOMEM, "no memory for writes");
+		else if (!whole)
+			error_set(&errs[i], -EINVAL, "unknown durability, or bytes that are not there");
+		else
+			stale(&errs[i]);
+		row->rc = s ? 0 : errs[i].code;
+	}
+	if (writes != NULL)
+		access_write_many(writes, n);
+	n = 0;
+	for (uint64_t i = 0; i < count; i++) {
+		struct ffi_write *row = &rows[i];
+		if (row->rc == 0) {
+			const struct access_request *w = &writes[n++];
+			row->rc = w->rc;
+			row->bytes = w->storing.written.bytes;
+			row->reached = packed(w->set, &w->storing.written);
+			if (w->rc != 0)
+				errs[i] = w->error;
+			handle_put(row->set);
+		}
+		failed += row->rc != 0;
+	}
+	free(writes);
+	return failed;
+}
+
+/* ---- batches ---- */
+
+int64_t ffi_batch_check(const void *body, uint64_t size, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	struct batch batch;
+	int rc = batch_parse(&batch, body, size, &e);
+	if (rc == 0 && batch.reply_size > INT64_MAX)
+		rc = error_set(&e, -EOVERFLOW, "results beyond counting");
+	return rc ? give(err, &e) : (int64_t)batch.reply_size;
+}
+
+int ffi_batch(uint64_t set, const void *body, uint64_t size, void *reply, uint64_t reply_size, uint32_t nowait, uint64_t *failed,
+		struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	struct batch batch;
+	*failed = 0;
+	int rc = batch_parse(&batch, body, size, &e);
+	if (rc != 0)
+		return give(err, &e);
+	if (reply_size < batch.reply_size)
+		return bad_value(err, "the reply does not fit");
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	uint32_t which = 0;
+	rc = batch_run(s, &batch, nowait != 0, reply, &which, &e);
+	*failed = which;
 	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }

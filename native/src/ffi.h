@@ -41,7 +41,7 @@ enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSI
 struct ffi_abi {
 	uint32_t version; /* FFI_VERSION */
 	uint32_t error_size, abi_size, engine_spec_size, engine_info_size, volume_info_size, probe_size;
-	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size;
+	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size, write_size;
 	uint32_t codes; /* how many rows ffi_code() has */
 };
 
@@ -252,6 +252,35 @@ int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t n
  */
 int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uint32_t durability, struct ffi_written *written,
 		struct pmemset_error *err);
+
+/* A row of ffi_write_many. */
+struct ffi_write {
+	uint64_t set, addr, length;
+	uint64_t data_offset; /* of its bytes, in data */
+	uint64_t durability;  /* FFI_DURABILITY_* */
+	int64_t rc;	      /* out: 0, or as from ffi_write */
+	uint64_t bytes;	      /* out: written, also where it failed */
+	uint64_t reached;     /* out: durability, granularity, persistence and simulated, a byte each from the lowest on */
+};
+/*
+ * Writes of different callers in one call, each with an outcome of its own as from ffi_write, its error in errs[row] (room for count of them); at page
+ * granularity they share one flush of each file. Returns how many failed. Blocks: on the disk.
+ */
+int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data, uint64_t data_size, struct pmemset_error *errs);
+
+/*
+ * A batch, in the layout of batch.h and openapi/batch.md. ffi_batch_check: the bytes that its reply takes; -EINVAL with MALFORMED (value = index of the
+ * operation, or UINT32_MAX where the whole is wrong; size = its member); -EOVERFLOW. Blocks: no.
+ *
+ * ffi_batch checks every operation's range and file before it makes the first; *failed = the operation that was refused or failed. The reply's
+ * header and the results so far are filled also on failure. At granularities finer than the page with a nowait batch, and for reads of what is
+ * in memory, it does not wait; nowait != 0 and it would have to: -EAGAIN, and nothing was done. Errors: the rule's; ffi_read's, ffi_write's and
+ * ffi_persist's. Blocks: on the disk, unless nowait.
+ */
+int64_t ffi_batch_check(const void *body, uint64_t size, struct pmemset_error *err);
+int ffi_batch(uint64_t set, const void *body, uint64_t size, void *reply, uint64_t reply_size, uint32_t nowait, uint64_t *failed,
+		struct pmemset_error *err);
+
 /*
  * Make ranges durable: rows of 2 {addr, length}, durability FLUSHED, PERSISTED or DEEP. All ranges are checked before the first is
  * flushed; CANNOT_FIND_PART_MAP and LENGTH_OUT_OF_RANGE have value = index of the range that was refused. IO_FAIL with TRUNCATED

@@ -417,6 +417,17 @@ static int allocate(int fd, const struct medium *medium, uint64_t from, uint64_t
 	return rc;
 }
 
+int file_punch(struct file *file, uint64_t offset, uint64_t length)
+{
+	int rc;
+	do
+		rc = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	if (rc == EOPNOTSUPP)
+		return write_zeros(file->fd, offset, offset + length);
+	return rc ? rc : allocate(file->fd, &file->medium, offset, offset + length);
+}
+
 /* Growth that was let through and may not have its space yet: what statvfs says is not all free. */
 struct pending {
 	dev_t dev;

@@ -108,6 +108,8 @@ int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growt
  * its own, and may have been written to by now. What goes wrong is added to the message.
  */
 void file_ungrow(struct file *file, const struct growth *growth, struct pmemset_error *e);
+/* Deallocate bytes that are within it, and allocate them again: zeros. errno. */
+int file_punch(struct file *file, uint64_t offset, uint64_t length);
 /* A part of it was mapped, up to there. */
 void file_reach(struct file *file, uint64_t end);
 

@@ -111,14 +111,47 @@ int guard_start(struct pmemset_error *e)
 	return start_rc ? error_set(e, start_rc, "cannot set up access to memory: %s", pmem2_errormsg()) : 0;
 }
 
-enum step { STEP_LOAD, STEP_STORE, STEP_FILL, STEP_FLUSH };
+/* One locked instruction; as a sequentially consistent one it also orders this thread's other accesses. */
+static void run_atomic(_Atomic uint64_t *word, const struct atomic *a)
+{
+	uint64_t previous = a->expected;
+	uint64_t current = a->value;
+	switch (a->op) {
+	case ATOMIC_COMPARE_EXCHANGE:
+		if (!atomic_compare_exchange_strong(word, &previous, a->value))
+			current = previous;
+		break;
+	case ATOMIC_EXCHANGE:
+		previous = atomic_exchange(word, a->value);
+		break;
+	case ATOMIC_ADD:
+		previous = atomic_fetch_add(word, a->value);
+		current = previous + a->value;
+		break;
+	case ATOMIC_AND:
+		previous = atomic_fetch_and(word, a->value);
+		current = previous & a->value;
+		break;
+	case ATOMIC_OR:
+		previous = atomic_fetch_or(word, a->value);
+		current = previous | a->value;
+		break;
+	case ATOMIC_XOR:
+		previous = atomic_fetch_xor(word, a->value);
+		current = previous ^ a->value;
+		break;
+	}
+	*a->result = (struct atomic_result){previous, current};
+}
+
+enum step { STEP_LOAD, STEP_STORE, STEP_FILL, STEP_FLUSH, STEP_ATOMIC };
 
 /*
- * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted. STEP_FILL: with the byte at from.
+ * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted. STEP_FILL: with the byte at from; STEP_ATOMIC: what is at from.
  */
 static bool guarded(enum step step, void *to, const void *from, size_t length, const struct stores *f, unsigned flags)
 {
-	const void *mapped = step == STEP_STORE || step == STEP_FILL ? to : from;
+	const void *mapped = step == STEP_LOAD || step == STEP_FLUSH ? from : to;
 	guarded_addr = (uint64_t)(uintptr_t)mapped;
 	guarded_length = length;
 	sigjmp_buf here;
@@ -135,8 +168,10 @@ static bool guarded(enum step step, void *to, const void *from, size_t length, c
 		(void)f->copy(to, from, length, flags | PMEM2_F_MEM_NODRAIN);
 	else if (step == STEP_FILL)
 		(void)f->fill(to, *(const unsigned char *)from, length, flags | PMEM2_F_MEM_NODRAIN);
-	else
+	else if (step == STEP_FLUSH)
 		f->flush(from, length);
+	else
+		run_atomic(to, from);
 	atomic_signal_fence(memory_order_seq_cst);
 	recovery = outer;
 	return true;
@@ -160,6 +195,11 @@ bool guarded_fill(const struct stores *stores, void *to, unsigned char byte, siz
 bool guarded_flush(const struct stores *stores, const void *from, size_t length)
 {
 	return guarded(STEP_FLUSH, NULL, from, length, stores, 0);
+}
+
+bool guarded_atomic(void *word, const struct atomic *a)
+{
+	return guarded(STEP_ATOMIC, word, a, sizeof(uint64_t), NULL, 0);
 }
 
 struct fault guard_fault(void)

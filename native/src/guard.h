@@ -41,6 +41,18 @@ bool guarded_store(const struct stores *stores, void *to, const void *from, size
 bool guarded_fill(const struct stores *stores, void *to, unsigned char byte, size_t length, unsigned flags);
 bool guarded_flush(const struct stores *stores, const void *from, size_t length);
 
+enum atomic_op { ATOMIC_COMPARE_EXCHANGE, ATOMIC_EXCHANGE, ATOMIC_ADD, ATOMIC_AND, ATOMIC_OR, ATOMIC_XOR };
+struct atomic_result {
+	uint64_t previous, current; /* equal, and not the value, where a compare_exchange found something else than expected */
+};
+struct atomic {
+	enum atomic_op op;
+	uint64_t value, expected;
+	struct atomic_result *result;
+};
+/* On an aligned word, so that whoever has the same bytes of the file mapped elsewhere agrees on the order. Not flushed. */
+bool guarded_atomic(void *word, const struct atomic *a);
+
 struct fault {
 	uint64_t addr;
 	int code; /* BUS_* */

@@ -220,6 +220,28 @@ int segment_fill(struct set *set, const struct segment *s, unsigned char byte, u
 	return write_either(set, s, NULL, byte, flags, done, e);
 }
 
+int segment_atomic(struct set *set, const struct segment *s, const struct atomic *a, struct pmemset_error *e)
+{
+	int rc = segment_check_size(set, s, false, e);
+	if (rc != 0)
+		return rc;
+	return guarded_atomic(at(s->addr), a) ? 0 : segment_faulted(set, e);
+}
+
+/* ---- space ---- */
+
+int segment_punch(struct set *set, const struct segment *s, struct pmemset_error *e)
+{
+	int rc = segment_check_size(set, s, false, e);
+	if (rc != 0)
+		return rc;
+	/* Nobody changes the size between the check and the allocation, which would not be seen to extend the file. */
+	pthread_mutex_lock(&s->file->size_lock);
+	int why = file_punch(s->file, s->offset, s->length);
+	pthread_mutex_unlock(&s->file->size_lock);
+	return why ? error_sys(e, 0, why, "punch: %s", strerror(why)) : 0;
+}
+
 /* ---- flush ---- */
 
 int segments_push(struct segments *all, const struct segment *s)

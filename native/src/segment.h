@@ -53,6 +53,14 @@ int segment_read(struct set *set, const struct segment *s, char *buf, bool nowai
 int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e);
 int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, uint64_t *done, struct pmemset_error *e);
 
+/* On the aligned word that the segment is; through the mapping, at any granularity, and not flushed. */
+int segment_atomic(struct set *set, const struct segment *s, const struct atomic *a, struct pmemset_error *e);
+/*
+ * Zeros, whose old blocks are given back and new ones allocated, so that a later store finds its space. Where that fails (-ENOSPC) the
+ * bytes are zeros and the space is gone.
+ */
+int segment_punch(struct set *set, const struct segment *s, struct pmemset_error *e);
+
 struct segments {
 	struct segment *at; /* the owner frees it */
 	size_t count, capacity;

@@ -78,6 +78,7 @@ export interface AbiFields {
   span_size: number
   removal_size: number
   written_size: number
+  write_size: number
   codes: number
 }
 
@@ -187,7 +188,7 @@ const TEXT_SIZE = 256
 
 export const STRUCTS = {
   error: new Struct<ErrorFields>({ code: i32, cause: i32, sys_errno: i32, reason: u32, value: u64, addr: u64, size: u64, offset: u64, granularity: u32, reserved: u32, message: text(TEXT_SIZE) }),
-  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, codes: u32 }),
+  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, codes: u32 }),
   engineSpec: new Struct<EngineSpecFields>({ arena_base: u64, arena_size: u64, mappings_max: u64, simulate: u32, reserved: u32 }),
   engineInfo: new Struct<EngineInfoFields>({ arena_base: u64, arena_size: u64, page_size: u64, mappings: u64, mappings_max: u64, addresses_stable: u32, simulate: u32, libpmem2: text(NAME_SIZE) }),
   volumeInfo: new Struct<VolumeInfoFields>({ capacity: u64, available: u64, alignment: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, dax: u32, numa_node: i32, allocates: u32, file_system: text(NAME_SIZE), reason: text(TEXT_SIZE) }),
@@ -202,6 +203,7 @@ export const STRUCTS = {
 /** Rows of 64-bit words, filled and read as BigUint64Array: how many words each has. */
 export const SPAN_WORDS = 9
 export const REMOVAL_WORDS = 6
+export const WRITE_WORDS = 8
 
 type Native<A extends unknown[], R = number> = KoffiFunc<(...args: A) => R>
 
@@ -226,6 +228,9 @@ export interface Functions {
   ffi_unpin: Native<[pin: number]>
   ffi_read: Native<[set: number, addr: bigint, buf: Buffer, length: number, nowait: number, err: Buffer]>
   ffi_write: Native<[set: number, addr: bigint, buf: Buffer, length: number, durability: number, written: Buffer, err: Buffer]>
+  ffi_write_many: Native<[rows: BigUint64Array, count: number, data: Buffer, size: number, errs: Buffer]>
+  ffi_batch_check: Native<[body: Buffer, size: number, err: Buffer]>
+  ffi_batch: Native<[set: number, body: Buffer, size: number, reply: Buffer, replySize: number, nowait: number, failed: BigUint64Array, err: Buffer]>
   ffi_persist: Native<[set: number, ranges: BigUint64Array, count: number, durability: number, written: Buffer, err: Buffer]>
   ffi_drain: Native<[set: number, written: Buffer, err: Buffer]>
 }
@@ -251,6 +256,9 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_unpin: ['int', u64],
   ffi_read: ['int', u64, u64, 'void *', u64, u32, 'void *'],
   ffi_write: ['int', u64, u64, 'void *', u64, u32, 'void *', 'void *'],
+  ffi_write_many: ['int64_t', 'void *', u64, 'void *', u64, 'void *'],
+  ffi_batch_check: ['int64_t', 'void *', u64, 'void *'],
+  ffi_batch: ['int', u64, 'void *', u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_persist: ['int', u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_drain: ['int', u64, 'void *', 'void *']
 }
@@ -276,7 +284,8 @@ function checkSizes (abi: AbiFields): void {
     ['part', abi.part_size, STRUCTS.part.size],
     ['span', abi.span_size, SPAN_WORDS * WORD],
     ['removal', abi.removal_size, REMOVAL_WORDS * WORD],
-    ['written', abi.written_size, STRUCTS.written.size]
+    ['written', abi.written_size, STRUCTS.written.size],
+    ['write', abi.write_size, WRITE_WORDS * WORD]
   ]
   const wrong = sizes.filter(([, theirs, ours]) => theirs !== ours).map(([what, theirs, ours]) => `${what} is ${theirs}, not ${ours}`)
   if (wrong.length > 0) throw new AbiError(`the native library is of another build (${wrong.join('; ')}); build it again`)

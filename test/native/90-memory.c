@@ -5,6 +5,8 @@
  */
 #include "scene.h"
 
+#include "batch.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <libpmemset.h>
@@ -205,6 +207,39 @@ static int read_some(struct stage *s)
 	return ffi_read(s->set, s->base + PAGE - 50, buf, sizeof(buf), 0, &err);
 }
 
+static int batch_some(struct stage *s)
+{
+	const struct {
+		struct batch_header head;
+		struct batch_operation ops[4];
+		char data[8];
+	} body = {{.magic = BATCH_MAGIC, .version = BATCH_VERSION, .durability = FFI_DURABILITY_PERSISTED, .count = 4},
+			{{.op = BATCH_WRITE, .addr = s->base, .length = 8},
+					{.op = BATCH_MEMCPY, .addr = s->base, .argument = s->base + PAGE, .length = 16 * PAGE},
+					{.op = BATCH_ADD, .addr = s->base + 8, .length = 8, .argument = 1},
+					{.op = BATCH_PERSIST, .addr = s->base, .length = 20 * PAGE}},
+			"8 bytes"};
+	char reply[sizeof(struct batch_reply) + sizeof(struct atomic_result)];
+	uint64_t failed;
+	return ffi_batch(s->set, &body, sizeof(body), reply, sizeof(reply), 0, &failed, &err);
+}
+
+static int write_many(struct stage *s)
+{
+	struct ffi_write rows[20];
+	struct pmemset_error errs[20];
+	for (uint64_t i = 0; i < 20; i++)
+		rows[i] = (struct ffi_write){.set = s->set,
+				.addr = s->base + i * PAGE,
+				.length = 4,
+				.durability = FFI_DURABILITY_PERSISTED};
+	int64_t failed = ffi_write_many(rows, 20, "four", 4, errs);
+	for (uint64_t i = 0; failed > 0 && i < 20; i++)
+		if (rows[i].rc != 0)
+			return (int)rows[i].rc;
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	void (*arrange)(struct stage *);
@@ -227,6 +262,8 @@ static const struct {
 		{"write", two_files, write_over_all, nothing, 2},
 		{"persist", two_dirty_files, persist_some, nothing, 3},
 		{"read", two_files, read_some, nothing, 0},
+		{"batch", two_files, batch_some, nothing, 5},
+		{"write many", two_files, write_many, nothing, 20},
 };
 
 /* False once the operation needs no allocation as late as that. */
@@ -246,7 +283,8 @@ static bool fails_without_a_trace(const struct place *p, size_t operation, int64
 	if (did_fail && rc != 0) {
 		must_be(rc, -ENOMEM, operations[operation].name, __FILE__, __LINE__);
 		/* Bytes may have been written, which the count of them says. */
-		if (operations[operation].call == write_over_all)
+		int (*call)(struct stage *) = operations[operation].call;
+		if (call == write_over_all || call == batch_some || call == write_many)
 			free(before);
 		else
 			same_world(before, s.set, p);

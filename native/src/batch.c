@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "batch.h"
+
+#include "part.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static_assert(sizeof(struct batch_header) == 16 && sizeof(struct batch_operation) == 40 && sizeof(struct batch_reply) == 32,
+		"what openapi/batch.md says");
+
+/* A batch that touches more than this is not run where nobody may wait. */
+#define NOWAIT_BYTES_MAX (UINT64_C(1) << 20)
+
+static bool is_atomic(uint8_t op)
+{
+	return op >= BATCH_COMPARE_EXCHANGE && op <= BATCH_XOR;
+}
+
+static bool is_copy(uint8_t op)
+{
+	return op == BATCH_MEMCPY || op == BATCH_MEMMOVE;
+}
+
+static bool is_store(uint8_t op)
+{
+	return op == BATCH_WRITE || op == BATCH_MEMSET || is_copy(op);
+}
+
+/* The body may begin at any address. */
+static struct batch_operation operation_at(const struct batch *batch, uint32_t i)
+{
+	struct batch_operation op;
+	memcpy(&op, batch->operations + i * sizeof(op), sizeof(op));
+	return op;
+}
+
+/* ---- parse ---- */
+
+static int malformed(uint64_t i, enum batch_field field, struct pmemset_error *e)
+{
+	error_set(e, -EINVAL, "malformed batch");
+	e->reason = PMEMSET_REASON_MALFORMED;
+	e->value = i;
+	e->size = field;
+	return e->code;
+}
+
+/* BATCH_FIELD_HEADER where nothing is wrong: that is no member of an operation. */
+static enum batch_field wrong_field(const struct batch_operation *op)
+{
+	if (op->op < BATCH_READ || op->op > BATCH_XOR)
+		return BATCH_FIELD_OP;
+	if (op->hint > (is_store(op->op) ? 4 : 0))
+		return BATCH_FIELD_HINT;
+	if (op->flags > (op->op == BATCH_MEMSET ? BATCH_PUNCH : 0))
+		return BATCH_FIELD_FLAGS;
+	if (op->reserved != 0)
+		return BATCH_FIELD_RESERVED;
+	if (is_atomic(op->op) && op->addr % sizeof(uint64_t) != 0)
+		return BATCH_FIELD_ADDR;
+	if (is_atomic(op->op) ? op->length != sizeof(uint64_t) : op->length > INT64_MAX)
+		return BATCH_FIELD_LENGTH;
+	uint64_t argument_max = is_atomic(op->op) || is_copy(op->op)	   ? UINT64_MAX
+				: op->op == BATCH_MEMSET && op->flags == 0 ? UINT8_MAX
+									   : 0;
+	if (op->argument > argument_max)
+		return BATCH_FIELD_ARGUMENT;
+	if (op->op != BATCH_COMPARE_EXCHANGE && op->expected != 0)
+		return BATCH_FIELD_EXPECTED;
+	return BATCH_FIELD_HEADER;
+}
+
+int batch_parse(struct batch *batch, const void *body, uint64_t size, struct pmemset_error *e)
+{
+	struct batch_header head;
+	if (size < sizeof(head))
+		return malformed(UINT32_MAX, BATCH_FIELD_HEADER, e);
+	memcpy(&head, body, sizeof(head));
+	uint64_t operations_size = head.count * (uint64_t)sizeof(struct batch_operation);
+	if (head.magic != BATCH_MAGIC || head.version != BATCH_VERSION || head.durability > DURABILITY_DEEP || head.reserved != 0 ||
+			head.reserved2 != 0 || head.count == 0 || operations_size > size - sizeof(head))
+		return malformed(UINT32_MAX, BATCH_FIELD_HEADER, e);
+	*batch = (struct batch){.durability = head.durability,
+			.count = head.count,
+			.operations = (const char *)body + sizeof(head),
+			.data = (const char *)body + sizeof(head) + operations_size,
+			.reply_size = sizeof(struct batch_reply)};
+	uint64_t data = size - sizeof(head) - operations_size;
+	for (uint32_t i = 0; i < head.count; i++) {
+		struct batch_operation op = operation_at(batch, i);
+		enum batch_field wrong = wrong_field(&op);
+		uint64_t result = op.op == BATCH_READ ? op.length : is_atomic(op.op) ? sizeof(struct atomic_result) : 0;
+		if (wrong == BATCH_FIELD_HEADER && (op.op == BATCH_WRITE && op.length > data))
+			wrong = BATCH_FIELD_LENGTH;
+		if (wrong == BATCH_FIELD_HEADER && __builtin_add_overflow(batch->reply_size, result, &batch->reply_size))
+			wrong = BATCH_FIELD_LENGTH;
+		if (wrong != BATCH_FIELD_HEADER)
+			return malformed(i, wrong, e);
+		data -= op.op == BATCH_WRITE ? op.length : 0;
+	}
+	return data == 0 ? 0 : malformed(UINT32_MAX, BATCH_FIELD_HEADER, e);
+}
+
+/* ---- run ---- */
+
+struct run {
+	struct set *set;
+	const struct batch *batch;
+	struct storing storing;
+	struct segments asked;	/* to be made durable whatever the batch's durability: ranges of persist and flush, words of atomics */
+	struct part_map **pins; /* two for each operation; NULL: none */
+	const char *data;	/* of the next write */
+	char *results;		/* where the next one goes */
+};
+
+static unsigned store_flags(const struct batch_operation *op)
+{
+	static const unsigned flags[] = {0, PMEMSET_F_MEM_TEMPORAL, PMEMSET_F_MEM_NONTEMPORAL, PMEMSET_F_MEM_WC, PMEMSET_F_MEM_WB};
+	return flags[op->hint];
+}
+
+/* Each range is inside of a map, and its file can be flushed where that is wanted. */
+static int check(struct run *run, uint32_t i, struct pmemset_error *e)
+{
+	struct batch_operation op = operation_at(run->batch, i);
+	int rc = access_pin(run->set, op.addr, op.length, &run->pins[2 * i], e);
+	if (rc == 0 && is_copy(op.op))
+		rc = access_pin(run->set, op.argument, op.length, &run->pins[2 * i + 1], e);
+	bool flushed = is_store(op.op) ? run->batch->durability != DURABILITY_NONE : op.op != BATCH_READ;
+	if (rc == 0 && flushed)
+		rc = access_check_flushes(run->set, op.addr, op.addr + op.length, e);
+	return rc;
+}
+
+static bool may_wait(const struct run *run)
+{
+	uint64_t bytes = 0;
+	bool reads_only = true;
+	for (uint32_t i = 0; i < run->batch->count; i++) {
+		struct batch_operation op = operation_at(run->batch, i);
+		reads_only &= op.op == BATCH_READ;
+		if (op.flags & BATCH_PUNCH || __builtin_add_overflow(bytes, op.length, &bytes))
+			return true;
+	}
+	if (bytes > NOWAIT_BYTES_MAX)
+		return true;
+	return !reads_only && (stores_of(run->set) == NULL || run->batch->durability == DURABILITY_DEEP);
+}
+
+/* Reads alone say where they would wait, for nothing was done by then. */
+static int read_range(struct run *run, uint64_t addr, uint64_t length, char *to, bool nowait, struct pmemset_error *e)
+{
+	int rc = 0;
+	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
+		struct segment s = segment_at(run->set, from, addr + length);
+		storing_witness(&run->storing, &s);
+		rc = segment_read(run->set, &s, to + (from - addr), nowait, e);
+		from += s.length;
+	}
+	return rc;
+}
+
+/* Piece by piece, from the end that is not overwritten first. */
+static int copy_range(struct run *run, const struct batch_operation *op, struct pmemset_error *e)
+{
+	bool backwards = op->addr - op->argument < op->length;
+	uint64_t piece = op->length < CHUNK_SIZE ? op->length : CHUNK_SIZE;
+	char *bounce = malloc(piece ? piece : 1);
+	int rc = bounce ? 0 : error_set(e, -ENOMEM, "no memory for a copy");
+	for (uint64_t done = 0; rc == 0 && done < op->length;) {
+		uint64_t n = op->length - done < piece ? op->length - done : piece;
+		uint64_t at = backwards ? op->length - done - n : done;
+		rc = read_range(run, op->argument + at, n, bounce, false, e);
+		if (rc == 0)
+			rc = storing_write(&run->storing, op->addr + at, bounce, n, store_flags(op), e);
+		done += n;
+	}
+	free(bounce);
+	return rc;
+}
+
+static int ask(struct run *run, uint64_t addr, uint64_t length, struct pmemset_error *e)
+{
+	for (uint64_t from = addr; from < addr + length;) {
+		struct segment s = segment_at(run->set, from, addr + length);
+		int rc = segment_check_size(run->set, &s, false, e);
+		if (rc == 0 && segments_push(&run->asked, &s) != 0)
+			rc = error_set(e, -ENOMEM, "no memory for a flush");
+		if (rc != 0)
+			return rc;
+		storing_witness(&run->storing, &s);
+		from += s.length;
+	}
+	return 0;
+}
+
+static int run_atomic(struct run *run, const struct batch_operation *op, struct pmemset_error *e)
+{
+	struct atomic_result result;
+	const struct atomic atomic = {.op = (enum atomic_op)(op->op - BATCH_COMPARE_EXCHANGE),
+			.value = op->argument,
+			.expected = op->expected,
+			.result = &result};
+	/* An aligned word is in one part. Asked for before it is stored: then there is memory for its flush. */
+	struct segment s = segment_at(run->set, op->addr, op->addr + op->length);
+	int rc = ask(run, op->addr, op->length, e);
+	if (rc != 0)
+		return rc;
+	rc = segment_atomic(run->set, &s, &atomic, e);
+	if (rc != 0) {
+		run->asked.count--;
+		return rc;
+	}
+	run->storing.written.bytes += sizeof(uint64_t);
+	memcpy(run->results, &result, sizeof(result));
+	run->results += sizeof(result);
+	return 0;
+}
+
+static int perform(struct run *run, const struct batch_operation *op, bool nowait, struct pmemset_error *e)
+{
+	int rc = 0;
+	if (is_atomic(op->op))
+		return run_atomic(run, op, e);
+	if (is_copy(op->op))
+		return copy_range(run, op, e);
+	switch (op->op) {
+	case BATCH_READ:
+		rc = read_range(run, op->addr, op->length, run->results, nowait, e);
+		run->results += rc ? 0 : op->length;
+		return rc;
+	case BATCH_WRITE:
+		rc = storing_write(&run->storing, op->addr, run->data, op->length, store_flags(op), e);
+		run->data += op->length;
+		return rc;
+	case BATCH_MEMSET:
+		if (op->flags & BATCH_PUNCH)
+			return storing_punch(&run->storing, op->addr, op->length, e);
+		return storing_fill(&run->storing, op->addr, (unsigned char)op->argument, op->length, store_flags(op), e);
+	default: /* persist and flush: every flush here waits */
+		return ask(run, op->addr, op->length, e);
+	}
+}
+
+/* Whatever was stored, as durable as asked; an error here is told only where there was none before. */
+static int finish(struct run *run, int failed, struct pmemset_error *e)
+{
+	struct pmemset_error mine;
+	int rc = storing_end(&run->storing, true, &mine);
+	if (rc == 0 && run->asked.count > 0) {
+		rc = segments_flush(run->set, &run->asked, DURABILITY_PERSISTED, &mine);
+		for (size_t i = 0; rc != 0 && i < run->asked.count; i++)
+			part_soil(run->asked.at[i].part);
+	}
+	if (rc != 0)
+		run->storing.written.durability = DURABILITY_NONE;
+	if (rc != 0 && failed == 0)
+		*e = mine;
+	return failed ? failed : rc;
+}
+
+int batch_run(struct set *set, const struct batch *batch, bool nowait, void *reply, uint32_t *failed, struct pmemset_error *e)
+{
+	struct run run = {.set = set,
+			.batch = batch,
+			.storing = storing_begin(set, batch->durability),
+			.pins = calloc(batch->count * (size_t)2, sizeof(struct part_map *)),
+			.data = batch->data,
+			.results = (char *)reply + sizeof(struct batch_reply)};
+	uint32_t done = 0;
+	int rc = run.pins ? 0 : error_set(e, -ENOMEM, "no memory for a batch");
+	*failed = 0;
+	for (uint32_t i = 0; rc == 0 && i < batch->count; i++) {
+		rc = check(&run, i, e);
+		*failed = i;
+	}
+	if (rc == 0 && nowait && may_wait(&run))
+		rc = error_set(e, -EAGAIN, "it may wait for the disk");
+	if (rc == 0) {
+		for (; rc == 0 && done < batch->count; done += rc == 0) {
+			struct batch_operation op = operation_at(batch, done);
+			rc = perform(&run, &op, nowait && stores_of(set) == NULL, e);
+		}
+		*failed = done;
+		rc = finish(&run, rc, e);
+	} else {
+		run.storing.written.durability = DURABILITY_NONE;
+		(void)storing_end(&run.storing, false, e);
+	}
+	for (uint32_t i = 0; run.pins != NULL && i < 2 * batch->count; i++)
+		if (run.pins[i] != NULL)
+			access_unpin(run.pins[i]);
+	const struct written *w = &run.storing.written;
+	const struct batch_reply head = {.magic = BATCH_REPLY_MAGIC,
+			.version = BATCH_VERSION,
+			.durability = (uint8_t)w->durability,
+			.granularity = (uint8_t)atomic_load(&set->granularity),
+			.persistence = (uint8_t)w->persistence,
+			.simulated = w->simulated,
+			.done = done,
+			.bytes = w->bytes};
+	memcpy(reply, &head, sizeof(head));
+	free(run.asked.at);
+	free(run.pins);
+	return rc;
+}
