@@ -249,6 +249,7 @@ export async function buildNative ({ name = 'native', product = 'libpmemset.so.1
   const folder = join(BUILD, name)
   const tests = [
     ...options.includes('-DPMEMSET_TESTS=ON') ? filesBelow(join(ROOT, 'test', 'native'), () => true) : [],
+    ...options.some((option) => /^-DPMEMSET_(TESTS|BENCH)=ON$/.test(option)) ? filesBelow(join(ROOT, 'test', 'bench', 'native'), () => true) : [],
     ...options.some((option) => /^-DPMEMSET_(TESTS|FUZZ)=ON$/.test(option))
       ? filesBelow(join(ROOT, 'test', 'fuzz'), (name) => /^CMakeLists\.txt$|\.c$/.test(name))
       : []
