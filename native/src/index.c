@@ -77,17 +77,11 @@ static void copy_entry(struct node *dst, unsigned to, const struct node *src, un
 /* How many of the node's ranges end at or before addr: the place of the first that ends behind it. */
 static unsigned search(const struct node *node, unsigned n, uint64_t addr)
 {
+	/* Without a branch on what is compared: which way it goes is chance, and a wrong guess costs more than the comparison. */
 	unsigned base = 0;
-	while (n > 0) {
-		unsigned half = n / 2;
-		if (get(&node->hi[base + half]) <= addr) {
-			base += half + 1;
-			n -= half + 1;
-		} else {
-			n = half;
-		}
-	}
-	return base;
+	for (; n > 1; n -= n / 2)
+		base += get(&node->hi[base + n / 2 - 1]) <= addr ? n / 2 : 0;
+	return base + (n == 1 && get(&node->hi[base]) <= addr);
 }
 
 int index_start(struct index *ix)
