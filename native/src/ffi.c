@@ -141,6 +141,85 @@ static void handle_put(uint64_t handle)
 	atomic_fetch_sub(&slot_of(handle)->word, 1);
 }
 
+/*
+ * What reads and does not wait says so in a line of the thread's own: counting in the slot's word, which all threads share, would cost
+ * more than the look-up does. A thread that finds no line free counts.
+ */
+#define READERS_MAX 64u
+
+struct reader {
+	_Alignas(64) _Atomic uint64_t handle; /* what it reads now; 0: nothing */
+	atomic_bool taken;
+};
+
+static struct reader readers[READERS_MAX];
+static pthread_key_t reader_key; /* gives the line back when the thread ends */
+static pthread_once_t reader_key_made = PTHREAD_ONCE_INIT;
+static int reader_key_error;
+static struct reader none_free; /* stands for: none was to be had */
+static _Thread_local struct reader *own_reader __attribute__((tls_model("initial-exec")));
+
+static void give_reader_back(void *reader)
+{
+	own_reader = NULL;
+	atomic_store(&((struct reader *)reader)->taken, false);
+}
+
+static void make_reader_key(void)
+{
+	reader_key_error = pthread_key_create(&reader_key, give_reader_back);
+}
+
+static struct reader *take_reader(void)
+{
+	(void)pthread_once(&reader_key_made, make_reader_key);
+	own_reader = &none_free;
+	for (unsigned i = 0; i < READERS_MAX && reader_key_error == 0 && own_reader == &none_free; i++)
+		if (!atomic_exchange(&readers[i].taken, true))
+			own_reader = &readers[i];
+	if (own_reader != &none_free && pthread_setspecific(reader_key, own_reader) != 0) {
+		atomic_store(&own_reader->taken, false);
+		own_reader = &none_free;
+	}
+	return own_reader;
+}
+
+/* As handle_get, for a call that waits for nothing and begins no other; read_end follows unless it was NULL. */
+static void *read_begin(uint64_t handle, enum handle_type type)
+{
+	struct reader *reader = own_reader ? own_reader : take_reader();
+	if (reader == &none_free)
+		return handle_get(handle, type);
+	/* Said first and looked afterwards; who closes does it the other way round, so one of the two sees the other. */
+	atomic_store(&reader->handle, handle);
+	struct slot *slot = slot_of(handle);
+	if ((atomic_load(&slot->word) & ~(SLOT_USES - 1)) == live_word(handle, type))
+		return atomic_load(&slot->object);
+	atomic_store_explicit(&reader->handle, 0, memory_order_release);
+	return NULL;
+}
+
+static void read_end(uint64_t handle)
+{
+	if (own_reader == &none_free)
+		handle_put(handle);
+	else
+		atomic_store_explicit(&own_reader->handle, 0, memory_order_release);
+}
+
+static void take_a_nap(void)
+{
+	(void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+}
+
+/* The handle is stale by now. Whoever is seen not to read it once will not begin any more, though it may look again, in vain. */
+static void wait_for_readers(uint64_t handle)
+{
+	for (unsigned i = 0; i < READERS_MAX; i++)
+		while (atomic_load(&readers[i].handle) == handle)
+			take_a_nap();
+}
+
 /* Ends the handle for everybody else and waits until no call uses it. The object; NULL where the handle was stale. */
 static void *handle_close(uint64_t handle, enum handle_type type)
 {
@@ -152,7 +231,8 @@ static void *handle_close(uint64_t handle, enum handle_type type)
 			return NULL;
 	while (!atomic_compare_exchange_weak(&slot->word, &word, word & ~SLOT_LIVE));
 	while (atomic_load(&slot->word) & (SLOT_USES - 1))
-		(void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+		take_a_nap();
+	wait_for_readers(handle);
 	void *object = atomic_load(&slot->object);
 	uint32_t i = (uint32_t)(handle % HANDLES_MAX);
 	pthread_mutex_lock(&slots_lock);
@@ -503,11 +583,11 @@ static bool look_up(const struct index *ix, uint64_t addr, struct ffi_span *span
 
 int ffi_lookup(uint64_t set, uint64_t addr, struct ffi_span *span)
 {
-	struct set *s = handle_get(set, HANDLE_SET);
+	struct set *s = read_begin(set, HANDLE_SET);
 	if (s == NULL)
 		return -EBADF;
 	bool found = look_up(&s->index, addr, span);
-	handle_put(set);
+	read_end(set);
 	return found ? 0 : PMEMSET_E_CANNOT_FIND_PART_MAP;
 }
 
@@ -531,7 +611,7 @@ static bool next_row(const struct index *ix, enum index_tree tree, uint64_t from
 
 static int64_t list(uint64_t set, enum index_tree tree, uint64_t from, uint64_t to, struct ffi_span *rows, uint64_t max)
 {
-	struct set *s = handle_get(set, HANDLE_SET);
+	struct set *s = read_begin(set, HANDLE_SET);
 	if (s == NULL)
 		return -EBADF;
 	uint64_t n = 0;
@@ -546,7 +626,7 @@ static int64_t list(uint64_t set, enum index_tree tree, uint64_t from, uint64_t 
 			rows[n++] = row;
 		from = r.hi;
 	}
-	handle_put(set);
+	read_end(set);
 	return (int64_t)n;
 }
 

@@ -350,6 +350,59 @@ static void sets_that_end(void **state)
 		delete_set(crew.sets[i]);
 }
 
+/* ---- look-ups by more threads than there are lines to say so in ---- */
+
+static void *look_up_only(void *arg)
+{
+	struct worker *w = arg;
+	while (!atomic_load(&w->crew->stop)) {
+		struct ffi_span span;
+		uint64_t set = atomic_load(&w->crew->sets[0]);
+		int rc = ffi_lookup(set, atomic_load(&w->crew->sets[1]), &span);
+		if (rc == 0 && span.cookie != 7)
+			wrong(w, "a part that nobody mapped");
+		if (rc != 0 && rc != -EBADF && rc != PMEMSET_E_CANNOT_FIND_PART_MAP)
+			wrong(w, "an error that no look-up has: %d", rc);
+		if (ffi_parts(set, 0, 0, &span, 1) < -EBADF)
+			wrong(w, "an error that no list has");
+		w->found += rc == 0;
+	}
+	return NULL;
+}
+
+/* sets[0] is the set, sets[1] an address in it; it ends again and again, and its memory with it. */
+static void look_ups_by_many(void **state)
+{
+	enum { WORKERS = 80 };
+	static struct worker workers[WORKERS];
+	struct crew crew = {.place = here(state)};
+	make_file(crew.place, "x", PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, PAGE);
+	atomic_store(&crew.sets[0], set);
+	atomic_store(&crew.sets[1], must_map(set, crew.place, "x", (struct ffi_part_spec){.cookie = 7}).addr);
+	memset(workers, 0, sizeof(workers));
+	for (int i = 0; i < WORKERS; i++) {
+		workers[i].crew = &crew;
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, look_up_only, &workers[i]), 0);
+	}
+	for (double end = seconds() + 1.0; seconds() < end;) {
+		delete_set(set);
+		set = new_set(FFI_COALESCING_NONE, PAGE);
+		atomic_store(&crew.sets[1], must_map(set, crew.place, "x", (struct ffi_part_spec){.cookie = 7}).addr);
+		atomic_store(&crew.sets[0], set);
+		(void)usleep(1000);
+	}
+	atomic_store(&crew.stop, true);
+	uint64_t found = 0;
+	for (int i = 0; i < WORKERS; i++) {
+		assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+		assert_string_equal(workers[i].wrong, "");
+		found += workers[i].found;
+	}
+	assert_true(found > 0);
+	delete_set(set);
+}
+
 /* ---- a map that grows ---- */
 
 /* Reads one page more than there is, until it is there. */
@@ -569,6 +622,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 			ON_EACH(everything_at_once),
 			ON_EACH(sets_that_end),
+			ON_EACH(look_ups_by_many),
 			ON_EACH(a_map_that_grows),
 			ON_EACH(growth_beside_its_undoing),
 			ON_EACH(made_at_once),
