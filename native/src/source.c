@@ -305,12 +305,12 @@ static int open_path(struct source *s, const struct volume *v, char *path, enum 
 	memcpy(s->name, name, strlen(name) + 1);
 	if (slash != NULL)
 		*slash = '\0';
-	int dir = open_beneath(v->fd, slash ? path : ".", O_PATH | O_DIRECTORY);
+	struct stat st = {.st_dev = v->dev, .st_ino = v->ino};
+	int dir = slash ? open_beneath(v->fd, path, O_PATH | O_DIRECTORY) : v->fd;
 	if (dir < 0)
 		return cannot_open(e, errno, "directory");
-	struct stat st;
 	int rc;
-	if (fstat(dir, &st) != 0) {
+	if (slash != NULL && fstat(dir, &st) != 0) {
 		rc = error_sys(e, 0, errno, "fstat");
 	} else {
 		struct held names = {.dev = st.st_dev, .ino = st.st_ino};
@@ -318,7 +318,8 @@ static int open_path(struct source *s, const struct volume *v, char *path, enum 
 		rc = open_in(s, dir, create, e);
 		release_names(&names);
 	}
-	(void)close(dir);
+	if (slash != NULL)
+		(void)close(dir);
 	return rc;
 }
 
