@@ -210,12 +210,11 @@ static int map_pages(struct mapping *m, struct pmemset_error *e)
 	const struct file *file = m->source->file;
 	/* MAP_SYNC is known to work here: a refusal with MAP_FIXED would tear a hole into the window. */
 	int flags = file->medium.map_sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
-	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags);
+	/* A program that forks has had its mappings in the child, ever. */
+	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags, m->set->direct);
 	if (why == 0) {
 		void *addr = (void *)(uintptr_t)m->addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in the core */
 		m->mapped = true;
-		if (m->set->direct) /* a program that forks has had its mappings in the child, ever */
-			(void)madvise(addr, m->length, MADV_DOFORK);
 		uint64_t populate = m->length < POPULATE_MAX ? m->length : POPULATE_MAX;
 		if (file->medium.map_sync && m->growth.from != UINT64_MAX)
 			(void)madvise(addr, populate, MADV_POPULATE_WRITE);

@@ -33,7 +33,7 @@ static void *at(uint64_t addr)
 	return (void *)(uintptr_t)addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers on the wire and in the catalog */
 }
 
-/* Neither core dumps nor forks take parts along; the same on every range, or neighbours would not merge. */
+/* Neither core dumps nor forks take a fence along; the same on every one, or neighbours would not merge. */
 static void keep_out(uint64_t addr, uint64_t size)
 {
 	(void)madvise(at(addr), size, MADV_DONTDUMP);
@@ -222,11 +222,13 @@ static bool fence_again(uint64_t addr, uint64_t size)
 	return true;
 }
 
-int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
+int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags, bool forks)
 {
 	assert(is_ours(addr, size));
 	if (mmap(at(addr), size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED) {
-		keep_out(addr, size);
+		(void)madvise(at(addr), size, MADV_DONTDUMP);
+		if (!forks)
+			(void)madvise(at(addr), size, MADV_DONTFORK);
 		return 0;
 	}
 	int why = errno;

@@ -51,10 +51,11 @@ void window_close(struct window *w);
 /* ---- mappings inside of a window; the caller owns the range (the set's structure lock) ---- */
 
 /*
- * Map [offset, offset + size) of fd at addr, which must be fenced now. Returns 0 or the errno of mmap, and then the range is fenced
- * again; -1: it could not be, and is lost (nothing is mapped over what the kernel may have put there).
+ * Map [offset, offset + size) of fd at addr, which must be fenced now. forks: a child has it too; a core dump never has. Returns 0 or
+ * the errno of mmap, and then the range is fenced again; -1: it could not be, and is lost (nothing is mapped over what the kernel may
+ * have put there).
  */
-int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags);
+int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags, bool forks);
 /* Fence a mapped range again, in place: it is never unmapped, so no other mapping can slip in. Returns 0 or the errno of mmap. */
 int window_unmap(uint64_t addr, uint64_t size);
 

@@ -165,7 +165,7 @@ static void mapped_and_fenced_again(void **state)
 	int fd = file_in(p, "a", O_RDWR);
 	open_window(&w, WINDOW_ALIGNMENT);
 	uint64_t addr = w.addr + 4 * PAGE;
-	assert_int_equal(window_map(addr, 2 * PAGE, fd, PAGE, MAP_SHARED), 0);
+	assert_int_equal(window_map(addr, 2 * PAGE, fd, PAGE, MAP_SHARED, false), 0);
 	const unsigned char *bytes = at(addr);
 	assert_int_equal(bytes[0], byte_of(7, PAGE));
 	assert_int_equal(bytes[2 * PAGE - 1], byte_of(7, 3 * PAGE - 1));
@@ -185,10 +185,10 @@ static void refused_map(const struct place *p, int flags, int fd, int why)
 	struct window w;
 	int good = file_in(p, "a", O_RDWR);
 	open_window(&w, WINDOW_ALIGNMENT);
-	assert_int_equal(window_map(w.addr, PAGE, good, 0, MAP_SHARED), 0);
-	assert_int_equal(window_map(w.addr + 3 * PAGE, PAGE, good, 0, MAP_SHARED), 0);
+	assert_int_equal(window_map(w.addr, PAGE, good, 0, MAP_SHARED, false), 0);
+	assert_int_equal(window_map(w.addr + 3 * PAGE, PAGE, good, 0, MAP_SHARED, false), 0);
 	char *before = world(0, p);
-	assert_int_equal(window_map(w.addr + PAGE, 2 * PAGE, fd, 0, flags), why);
+	assert_int_equal(window_map(w.addr + PAGE, 2 * PAGE, fd, 0, flags, false), why);
 	same_world(before, 0, p);
 	covered(w.addr, w.size, NULL);
 	covered(w.addr + PAGE, 2 * PAGE, "---p");
@@ -224,7 +224,7 @@ static void refused_without_a_descriptor(void **state)
 	const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-		int rc = window_map(w.addr, PAGE, i ? reader : -1, 0, MAP_SHARED);
+		int rc = window_map(w.addr, PAGE, i ? reader : -1, 0, MAP_SHARED, false);
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
 		assert_int_equal(rc, i ? EACCES : EBADF);
 	}
