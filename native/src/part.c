@@ -185,6 +185,8 @@ static int grow(struct mapping *m, struct pmemset_error *e)
 			return rc;
 	}
 	assert(source->file != NULL);
+	if (!source->makes && m->spec->offset + m->length <= source->size) /* asked for since the file's size was locked */
+		return 0;
 	int rc = file_grow(source->file, m->spec->offset + m->length, m->spec->keep_free, &m->growth, e);
 	if (rc != 0)
 		rc = e->code = PMEMSET_E_CANNOT_GROW_SOURCE_FILE;
