@@ -200,7 +200,7 @@ static int store_segment(struct storing *st, const struct segment *s, const char
 	int rc = buf ? segment_write(st->set, s, buf, flags, &done, e) : segment_fill(st->set, s, byte, flags, &done, e);
 	st->written.bytes += done;
 	if (rc != 0 || st->durability == DURABILITY_NONE)
-		part_soil(s->part);
+		segment_soil(s);
 	/* The rest of it is not stored, may not be there, and is nothing that a flush of the others should stumble over. */
 	if (done == 0)
 		st->made.count--;
@@ -240,10 +240,12 @@ int storing_punch(struct storing *st, uint64_t addr, uint64_t length, struct pme
 		witness(&st->written, s.file);
 		rc = segment_punch(st->set, &s, e);
 		/* Space is no dirt of the file's that its ranges would show: the whole of it is flushed, at any granularity. */
-		if (rc == 0 && st->durability != DURABILITY_NONE)
-			rc = file_flush(s.file, NULL, 0, e);
-		else
-			part_soil(s.part);
+		bool flushes = rc == 0 && st->durability != DURABILITY_NONE;
+		struct flush_range range = segment_range(&s);
+		if (flushes)
+			rc = file_flush_whole(s.file, &range, 1, e);
+		if (!flushes || (rc != 0 && e->reason != PMEMSET_REASON_PERSIST_FAILED))
+			segment_soil(&s);
 		st->written.bytes += rc ? 0 : s.length;
 		from += s.length;
 	}
@@ -264,7 +266,7 @@ int storing_end(struct storing *st, bool flush, struct pmemset_error *e)
 		rc = segments_flush(st->set, &st->made, st->durability, e);
 	/* Whatever of it was written, no flush vouches for it. */
 	for (size_t i = 0; (rc != 0 || !flush) && i < st->made.count; i++)
-		part_soil(st->made.at[i].part);
+		segment_soil(&st->made.at[i]);
 	free(st->made.at);
 	st->made = (struct segments){0};
 	return rc;
@@ -291,35 +293,44 @@ int access_write(struct set *set, uint64_t addr, const void *buf, uint64_t lengt
 /* ---- many writes that share their flushes ---- */
 
 struct waiting {
-	struct segment segment;
+	struct segment *segment; /* of the write */
 	struct access_request *write;
 };
 
 static int by_waiting_file(const void *a, const void *b)
 {
-	uintptr_t x = (uintptr_t)((const struct waiting *)a)->segment.file;
-	uintptr_t y = (uintptr_t)((const struct waiting *)b)->segment.file;
+	uintptr_t x = (uintptr_t)((const struct waiting *)a)->segment->file;
+	uintptr_t y = (uintptr_t)((const struct waiting *)b)->segment->file;
 	return (x > y) - (x < y);
 }
 
 /* What is in question is told to each whose bytes are among it. */
+static void refuse_waiting(struct waiting *all, size_t count, const struct pmemset_error *e)
+{
+	/* The file knows that these are in doubt, so they are not told of late. */
+	for (size_t i = 0; i < count; i++)
+		if (all[i].write->rc == 0 && e->reason == PMEMSET_REASON_PERSIST_FAILED)
+			all[i].segment->since = UINT64_MAX;
+	for (size_t i = 0; i < count; i++)
+		if (all[i].write->rc == 0) {
+			all[i].write->rc = e->code;
+			all[i].write->error = *e;
+		}
+}
+
 static void flush_waiting(struct waiting *all, size_t count, struct flush_range *ranges)
 {
 	qsort(all, count, sizeof(*all), by_waiting_file);
 	for (size_t i = 0; i < count;) {
-		struct file *file = all[i].segment.file;
+		struct file *file = all[i].segment->file;
 		size_t first = i;
 		size_t n = 0;
-		for (; i < count && all[i].segment.file == file; i++)
+		for (; i < count && all[i].segment->file == file; i++)
 			if (all[i].write->rc == 0)
-				ranges[n++] = (struct flush_range){all[i].segment.addr, all[i].segment.length};
+				ranges[n++] = segment_range(all[i].segment);
 		struct pmemset_error e;
-		int rc = n > 0 ? file_flush(file, ranges, n, &e) : 0;
-		for (size_t w = first; rc != 0 && w < i; w++)
-			if (all[w].write->rc == 0) {
-				all[w].write->rc = rc;
-				all[w].write->error = e;
-			}
+		if (n > 0 && file_flush(file, ranges, n, &e) != 0)
+			refuse_waiting(&all[first], i - first, &e);
 	}
 }
 
@@ -369,7 +380,7 @@ void access_write_many(struct access_request *writes, size_t count)
 		bool waits = w->rc == 0 && stores_of(w->set) == NULL && w->durability != DURABILITY_NONE &&
 			     w->durability != DURABILITY_DEEP;
 		for (size_t s = 0; waits && s < w->storing.made.count; s++)
-			all[n++] = (struct waiting){w->storing.made.at[s], w};
+			all[n++] = (struct waiting){&w->storing.made.at[s], w};
 	}
 	if (grouped)
 		flush_waiting(all, n, ranges);

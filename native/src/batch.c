@@ -253,7 +253,7 @@ static int finish(struct run *run, int failed, struct pmemset_error *e)
 	if (rc == 0 && run->asked.count > 0) {
 		rc = segments_flush(run->set, &run->asked, DURABILITY_PERSISTED, &mine);
 		for (size_t i = 0; rc != 0 && i < run->asked.count; i++)
-			part_soil(run->asked.at[i].part);
+			segment_soil(&run->asked.at[i]);
 	}
 	if (rc != 0)
 		run->storing.written.durability = DURABILITY_NONE;

@@ -3,6 +3,7 @@
 
 #include "access.h"
 #include "batch.h"
+#include "failure.h"
 #include "medium.h"
 #include "part.h"
 #include "remove.h"
@@ -39,6 +40,8 @@ SAME(FFI_CREATE_NEVER, CREATE_NEVER);
 SAME(FFI_CREATE_IF_NEEDED, CREATE_IF_NEEDED);
 SAME(FFI_CREATE_EXCLUSIVE, CREATE_EXCLUSIVE);
 SAME(FFI_CREATE_ALWAYS, CREATE_ALWAYS);
+SAME(FFI_RECOVERY_REWRITE, RECOVERY_REWRITE);
+SAME(FFI_RECOVERY_DISCARD, RECOVERY_DISCARD);
 SAME(FFI_DURABILITY_NONE, DURABILITY_NONE);
 SAME(FFI_DURABILITY_FLUSHED, DURABILITY_FLUSHED);
 SAME(FFI_DURABILITY_PERSISTED, DURABILITY_PERSISTED);
@@ -857,6 +860,43 @@ int ffi_drain(uint64_t set, struct ffi_written *written, struct pmemset_error *e
 	int rc = access_drain(s, &w, &e);
 	if (rc == 0)
 		tell(s, &w, written);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- flushes that failed ---- */
+
+int64_t ffi_failures(uint64_t set, uint64_t *rows, uint64_t max)
+{
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return -EBADF;
+	uint64_t count = failures_of(s, rows, max);
+	handle_put(set);
+	return (int64_t)count;
+}
+
+int64_t ffi_failure_ranges(uint64_t set, uint64_t failure, uint64_t *ranges, uint64_t max)
+{
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return -EBADF;
+	struct pmemset_error ignored;
+	uint64_t count;
+	int rc = failure_ranges(s, failure, ranges, max, &count, &ignored);
+	handle_put(set);
+	return rc ? rc : (int64_t)count;
+}
+
+int ffi_acknowledge(uint64_t set, uint64_t failure, uint32_t recovery, struct pmemset_error *err)
+{
+	if (recovery > FFI_RECOVERY_DISCARD)
+		return bad_value(err, "unknown recovery");
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = failure_acknowledge(s, failure, (enum recovery)recovery, &e);
 	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }

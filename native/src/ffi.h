@@ -32,6 +32,7 @@ enum { FFI_GRANULARITY_BYTE = 0, FFI_GRANULARITY_CACHE_LINE = 1, FFI_GRANULARITY
 enum { FFI_PERSISTENCE_UNKNOWN = 0, FFI_PERSISTENCE_PERSISTENT = 1, FFI_PERSISTENCE_HOST_DEPENDENT = 2, FFI_PERSISTENCE_VOLATILE = 3 };
 enum { FFI_COALESCING_NONE = 0, FFI_COALESCING_OPPORTUNISTIC = 1, FFI_COALESCING_FULL = 2 };
 enum { FFI_CREATE_NEVER = 0, FFI_CREATE_IF_NEEDED = 1, FFI_CREATE_EXCLUSIVE = 2, FFI_CREATE_ALWAYS = 3 };
+enum { FFI_RECOVERY_REWRITE = 0, FFI_RECOVERY_DISCARD = 1 };
 enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSISTED = 2, FFI_DURABILITY_DEEP = 3 };
 
 #define FFI_TEXT_SIZE 256
@@ -290,6 +291,32 @@ int ffi_persist(uint64_t set, const uint64_t *ranges, uint64_t count, uint32_t d
 		struct pmemset_error *err);
 /* Order stores of this thread before its later ones. NO_PART_MAPPED. Blocks: no. */
 int ffi_drain(uint64_t set, struct ffi_written *written, struct pmemset_error *err);
+
+/* ---- flushes that failed ---- */
+
+/*
+ * Where a flush of a file failed, every part of it is degraded, in every set, until the failure is dealt with. It has one number, whichever
+ * of its sets is asked. Up to max rows of 3 {number, time, errno}, in the order of their parts: the number is not used again in this
+ * process; time (ms since 1970) and errno are of the last flush of it that failed. Returns how many were filled, or -EBADF. Blocks: on a
+ * structure change of the same set.
+ */
+int64_t ffi_failures(uint64_t set, uint64_t *rows, uint64_t max);
+/*
+ * The bytes in doubt of one of them, where the set has them mapped: up to max rows of 2 {addr, length}, whole pages, in address order. They
+ * are what was stored since a flush that covered it, and may be more (what is written down is bounded). Returns how many were filled, which
+ * may be 0: -EBADF; -ENOENT: the set has no such failure. Blocks: on a structure change of the same set.
+ */
+int64_t ffi_failure_ranges(uint64_t set, uint64_t failure, uint64_t *ranges, uint64_t max);
+/*
+ * Deal with a failure, for every set that maps the file. FFI_RECOVERY_REWRITE: the bytes that the mapping shows now become durable; of a
+ * page that has left memory since, these are the medium's. FFI_RECOVERY_DISCARD: the mapping shows what the medium has; of a page that was
+ * stored to since the failure, that is the page as it was stored to. Readers and writers go on meanwhile; flushes of the file wait or are
+ * refused. -ENOENT: the set has no such failure (any more); -EIO with PERSIST_FAILED: the medium still refuses; -EBUSY: pages that
+ * are to be discarded stay in memory, since other processes have them mapped or stores keep coming, and some others may show the medium's
+ * bytes already; -ENOMEM. On each of them the failure
+ * stays. Blocks: on the disk.
+ */
+int ffi_acknowledge(uint64_t set, uint64_t failure, uint32_t recovery, struct pmemset_error *err);
 
 #pragma GCC visibility pop
 

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BUCKETS 1024u
@@ -24,6 +25,7 @@ static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *buckets[BUCKETS];
 static struct file *retired; /* closed files, to be used again */
 static _Atomic unsigned failures;
+static _Atomic uint64_t last_failure;
 
 static struct file **bucket_of(dev_t dev, ino_t ino)
 {
@@ -50,6 +52,7 @@ static struct file *take_memory(void)
 		return NULL;
 	pthread_mutex_init(&file->size_lock, NULL);
 	pthread_mutex_init(&file->lock, NULL);
+	pthread_mutex_init(&file->uses_lock, NULL);
 	pthread_cond_init(&file->done, NULL);
 	return file;
 }
@@ -108,9 +111,10 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 		file->fd = fd;
 		file->medium = medium;
 		atomic_store(&file->failed, 0);
-		atomic_store(&file->dirt, 0);
+		atomic_store(&file->losses, 0);
 		atomic_store(&file->reach, 0);
-		file->clean = 0;
+		file->stores = file->clean = 0;
+		file->dirt.count = file->in_round.count = 0;
 		file->settled = false;
 		file->references = 1;
 		struct file **bucket = bucket_of(st.st_dev, st.st_ino);
@@ -185,7 +189,8 @@ bool file_is_open(dev_t dev, ino_t ino)
 
 struct flush {
 	const struct flush_range *ranges;
-	size_t count; /* 0: the whole file */
+	size_t count;
+	bool whole; /* not only these ranges, but the file */
 	struct flush *next;
 	int result; /* errno, once answered */
 	bool answered;
@@ -235,7 +240,7 @@ static int flush_round(struct file *file, const struct flush *round, bool dirty,
 	size_t count = 0;
 	*whole = false;
 	for (const struct flush *f = round; f != NULL; f = f->next) {
-		*whole |= f->count == 0;
+		*whole |= f->whole;
 		count += f->count;
 	}
 	if (!*whole && count <= RANGES_PER_ROUND && (dirty || count <= RANGES_APART)) {
@@ -243,10 +248,9 @@ static int flush_round(struct file *file, const struct flush *round, bool dirty,
 		struct flush_range *all = count <= RANGES_APART ? few : malloc(count * sizeof(*all));
 		if (all != NULL) {
 			size_t n = 0;
-			for (const struct flush *f = round; f != NULL; f = f->next) {
-				memcpy(all + n, f->ranges, f->count * sizeof(*all));
-				n += f->count;
-			}
+			for (const struct flush *f = round; f != NULL; f = f->next)
+				for (size_t i = 0; i < f->count; i++)
+					all[n++] = f->ranges[i];
 			int rc = sync_ranges(all, count);
 			if (all != few)
 				free(all);
@@ -257,60 +261,153 @@ static int flush_round(struct file *file, const struct flush *round, bool dirty,
 	return uninterrupted(fdatasync, file->fd);
 }
 
-static int refuse_degraded(struct file *file, struct pmemset_error *e)
+/* ---- what is known of its stores; under the lock ---- */
+
+/* Its bytes, and all that anybody may have stored through pointers. */
+static void doubt_round(struct file *file, const struct flush *round)
 {
-	error_sys(e, -EIO, atomic_load(&file->failed), "an earlier flush of the file failed");
+	dirt_join(&file->dirt, &file->in_round);
+	file->in_round.count = 0;
+	for (const struct flush *f = round; f != NULL; f = f->next)
+		for (size_t i = 0; i < f->count; i++)
+			dirt_add(&file->dirt, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
+	pthread_mutex_lock(&file->uses_lock);
+	for (const struct file_use *use = file->uses; use != NULL; use = use->next)
+		if (use->direct)
+			dirt_add(&file->dirt, use->offset, use->offset + use->length);
+	pthread_mutex_unlock(&file->uses_lock);
+}
+
+static void degrade(struct file *file, int why)
+{
+	struct timespec now;
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	file->failed_at = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	file->why = why;
+	if (atomic_exchange(&file->failed, why) == 0) {
+		file->failure = atomic_fetch_add(&last_failure, 1) + 1;
+		atomic_fetch_add(&failures, 1);
+	}
+}
+
+/* What the round vouches for is no dirt any more. */
+static void vouch(struct file *file, const struct flush *round, bool whole)
+{
+	for (const struct flush *f = round; !whole && file->in_round.count > 0 && f != NULL; f = f->next)
+		for (size_t i = 0; i < f->count; i++)
+			dirt_cut(&file->in_round, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
+	if (!whole)
+		dirt_join(&file->dirt, &file->in_round);
+	file->in_round.count = 0;
+}
+
+static void begin_round(struct file *file)
+{
+	file->running = true;
+	file->in_round.count = file->dirt.count;
+	memcpy(file->in_round.at, file->dirt.at, file->dirt.count * sizeof(file->dirt.at[0]));
+	file->dirt.count = 0;
+}
+
+/* ---- flush ---- */
+
+static int refuse_degraded(const struct file *file, struct pmemset_error *e)
+{
+	error_sys(e, -EIO, file->why, "an earlier flush of the file failed");
 	e->reason = PMEMSET_REASON_DEGRADED;
+	return -EIO;
+}
+
+static bool has_lost(const struct file *file, const struct flush_range *ranges, size_t count)
+{
+	uint64_t losses = file_losses(file);
+	bool lost = atomic_load(&file->failed) != 0;
+	for (size_t i = 0; !lost && i < count; i++)
+		lost = ranges[i].since < losses;
+	return lost;
+}
+
+static struct flush *join_rounds(struct flush *round, struct flush *more)
+{
+	struct flush **end = &round;
+	while (*end != NULL)
+		end = &(*end)->next;
+	*end = more;
+	return round;
+}
+
+/* Under the lock, which it lets go of while it flushes: for all who wait. */
+static void run_round(struct file *file)
+{
+	struct flush *round = file->waiting;
+	file->waiting = NULL;
+	int rc = atomic_load(&file->failed); /* as can be where a store was told of late */
+	uint64_t stores = file->stores;
+	bool whole = false;
+	if (rc == 0) {
+		bool dirty = stores != file->clean;
+		begin_round(file);
+		pthread_mutex_unlock(&file->lock);
+		rc = flush_round(file, round, dirty, &whole);
+		pthread_mutex_lock(&file->lock);
+		file->running = false;
+		if (rc != 0) {
+			atomic_fetch_add(&file->losses, 1);
+			degrade(file, rc);
+		}
+	}
+	if (rc == 0) {
+		vouch(file, round, whole);
+		file->clean = whole ? stores : file->clean;
+	} else {
+		/* Those who have come meanwhile have stored before it failed. */
+		round = join_rounds(round, file->waiting);
+		file->waiting = NULL;
+		doubt_round(file, round);
+	}
+	while (round != NULL) {
+		struct flush *next = round->next;
+		round->result = rc;
+		round->answered = true;
+		round = next;
+	}
+	pthread_cond_broadcast(&file->done);
+}
+
+static int flush(struct file *file, struct flush *mine, struct pmemset_error *e)
+{
+	pthread_mutex_lock(&file->lock);
+	if (has_lost(file, mine->ranges, mine->count)) {
+		refuse_degraded(file, e);
+		pthread_mutex_unlock(&file->lock);
+		return e->code;
+	}
+	mine->next = file->waiting;
+	file->waiting = mine; /* this call does not return before a round has answered it and let it go */
+	while (!mine->answered) {
+		if (file->running)
+			pthread_cond_wait(&file->done, &file->lock);
+		else
+			run_round(file);
+	}
+	pthread_mutex_unlock(&file->lock);
+	if (mine->result == 0)
+		return 0;
+	error_sys(e, -EIO, mine->result, "flush failed: %s", strerror(mine->result));
+	e->reason = PMEMSET_REASON_PERSIST_FAILED;
 	return -EIO;
 }
 
 int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e)
 {
-	struct flush mine = {.ranges = ranges, .count = count};
-	pthread_mutex_lock(&file->lock);
-	if (atomic_load(&file->failed) != 0) {
-		pthread_mutex_unlock(&file->lock);
-		return refuse_degraded(file, e);
-	}
-	mine.next = file->waiting;
-	/* cppcheck-suppress autoVariables; this call does not return before a round has answered it and let it go */
-	file->waiting = &mine;
-	while (!mine.answered) {
-		if (file->running) {
-			pthread_cond_wait(&file->done, &file->lock);
-			continue;
-		}
-		/* Nobody flushes, so this thread does, for all who wait. */
-		struct flush *round = file->waiting;
-		file->waiting = NULL;
-		file->running = true;
-		uint64_t dirt = atomic_load(&file->dirt);
-		bool dirty = dirt != file->clean;
-		int rc = atomic_load(&file->failed);
-		pthread_mutex_unlock(&file->lock);
-		bool whole = false;
-		if (rc == 0)
-			rc = flush_round(file, round, dirty, &whole);
-		pthread_mutex_lock(&file->lock);
-		file->running = false;
-		if (rc != 0 && atomic_exchange(&file->failed, rc) == 0)
-			atomic_fetch_add(&failures, 1);
-		else if (rc == 0 && whole)
-			file->clean = dirt;
-		while (round != NULL) {
-			struct flush *next = round->next;
-			round->result = rc;
-			round->answered = true;
-			round = next;
-		}
-		pthread_cond_broadcast(&file->done);
-	}
-	pthread_mutex_unlock(&file->lock);
-	if (mine.result == 0)
-		return 0;
-	error_sys(e, -EIO, mine.result, "flush failed: %s", strerror(mine.result));
-	e->reason = PMEMSET_REASON_PERSIST_FAILED;
-	return -EIO;
+	struct flush mine = {.ranges = ranges, .count = count, .whole = count == 0};
+	return flush(file, &mine, e);
+}
+
+int file_flush_whole(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e)
+{
+	struct flush mine = {.ranges = ranges, .count = count, .whole = true};
+	return flush(file, &mine, e);
 }
 
 unsigned file_failures(void)
@@ -318,9 +415,23 @@ unsigned file_failures(void)
 	return atomic_load(&failures);
 }
 
-uint64_t file_soil(struct file *file)
+uint64_t file_losses(const struct file *file)
 {
-	return atomic_fetch_add(&file->dirt, 1) + 1;
+	return atomic_load(&file->losses);
+}
+
+uint64_t file_soil(struct file *file, uint64_t offset, uint64_t length, uint64_t since)
+{
+	pthread_mutex_lock(&file->lock);
+	uint64_t store = ++file->stores;
+	dirt_add(&file->dirt, offset, offset + length);
+	if (since < file_losses(file)) {
+		file->late = true;
+		if (atomic_load(&file->failed) == 0) /* it was dealt with, without these bytes */
+			degrade(file, file->why);
+	}
+	pthread_mutex_unlock(&file->lock);
+	return store;
 }
 
 bool file_has_flushed(struct file *file, uint64_t store)
@@ -329,6 +440,112 @@ bool file_has_flushed(struct file *file, uint64_t store)
 	bool flushed = store <= file->clean;
 	pthread_mutex_unlock(&file->lock);
 	return flushed;
+}
+
+/* ---- where it is mapped ---- */
+
+void file_add_use(struct file *file, struct file_use *use)
+{
+	pthread_mutex_lock(&file->uses_lock);
+	use->next = file->uses;
+	use->link = &file->uses;
+	if (use->next != NULL)
+		use->next->link = &use->next;
+	file->uses = use;
+	pthread_mutex_unlock(&file->uses_lock);
+}
+
+void file_end_use(struct file *file, struct file_use *use)
+{
+	pthread_mutex_lock(&file->uses_lock);
+	*use->link = use->next;
+	if (use->next != NULL)
+		use->next->link = use->link;
+	pthread_mutex_unlock(&file->uses_lock);
+}
+
+void file_unmap_pages(struct file *file)
+{
+	pthread_mutex_lock(&file->uses_lock);
+	for (const struct file_use *use = file->uses; use != NULL; use = use->next) {
+		void *at = (void *)(uintptr_t)use->addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in every range */
+		(void)madvise(at, use->length, MADV_DONTNEED);
+	}
+	pthread_mutex_unlock(&file->uses_lock);
+}
+
+/* ---- a flush that failed ---- */
+
+bool file_failure(struct file *file, struct failure *failure, struct dirt *doubt)
+{
+	pthread_mutex_lock(&file->lock);
+	bool failed = atomic_load(&file->failed) != 0;
+	if (failed) {
+		*failure = (struct failure){.id = file->failure, .at = file->failed_at, .why = file->why};
+		*doubt = file->dirt;
+		dirt_join(doubt, &file->in_round);
+	}
+	pthread_mutex_unlock(&file->lock);
+	return failed;
+}
+
+/* Under the lock, which it lets go of meanwhile. *late: there are bytes that it did not know of. */
+static int try_to_recover(struct file *file, int (*deal)(struct file *, const struct dirt *, struct pmemset_error *), bool *late,
+		struct pmemset_error *e)
+{
+	/* Whatever was stored since the failure is written out. If that fails as well, it is in doubt as well. */
+	pthread_mutex_unlock(&file->lock);
+	int rc = uninterrupted(fdatasync, file->fd);
+	pthread_mutex_lock(&file->lock);
+	if (rc != 0)
+		atomic_fetch_add(&file->losses, 1);
+
+	doubt_round(file, NULL);
+	uint64_t stores = file->stores;
+	file->late = false;
+	begin_round(file);
+	pthread_mutex_unlock(&file->lock);
+	rc = deal(file, &file->in_round, e);
+	int why = rc == 0 ? uninterrupted(fdatasync, file->fd) : 0;
+	pthread_mutex_lock(&file->lock);
+	*late = file->late;
+	if (why != 0) {
+		rc = error_sys(e, -EIO, why, "flush failed: %s", strerror(why));
+		e->reason = PMEMSET_REASON_PERSIST_FAILED;
+	}
+	vouch(file, NULL, rc == 0 && !*late);
+	if (rc == 0)
+		file->clean = stores;
+	return rc;
+}
+
+int file_recover(struct file *file, uint64_t id, int (*deal)(struct file *, const struct dirt *, struct pmemset_error *),
+		struct pmemset_error *e)
+{
+	pthread_mutex_lock(&file->lock);
+	while (file->running)
+		pthread_cond_wait(&file->done, &file->lock);
+	if (atomic_load(&file->failed) == 0 || file->failure != id) {
+		pthread_mutex_unlock(&file->lock);
+		return error_set(e, -ENOENT, "there is no failure %" PRIu64 " any more", id);
+	}
+	int rc;
+	bool late;
+	file->running = true;
+	do
+		rc = try_to_recover(file, deal, &late, e);
+	while (rc == 0 && late);
+	file->running = false;
+	if (rc == 0) {
+		atomic_store(&file->failed, 0);
+		atomic_fetch_sub(&failures, 1);
+	} else if (e->reason == PMEMSET_REASON_PERSIST_FAILED) {
+		atomic_fetch_add(&file->losses, 1);
+		degrade(file, e->sys_errno);
+	}
+	pthread_cond_broadcast(&file->done);
+	pthread_mutex_unlock(&file->lock);
+	return rc;
 }
 
 /* ---- bytes past any mapping ---- */
@@ -368,16 +585,18 @@ int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, st
 
 int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e)
 {
+	uint64_t since = file_losses(file);
 	int rc = check_within(file, length, offset, e);
-	if (rc == 0)
-		(void)file_soil(file);
-	for (uint64_t n = 0; rc == 0 && n < length;) {
+	uint64_t n = 0;
+	while (rc == 0 && n < length) {
 		ssize_t wrote = pwrite(file->fd, buf + n, length - n, (off_t)(offset + n));
 		if (wrote > 0)
 			n += (uint64_t)wrote;
 		else if (wrote == 0 || errno != EINTR)
 			rc = refused(wrote == 0 ? ENOSPC : errno, e);
 	}
+	if (n > 0)
+		(void)file_soil(file, offset, n, since);
 	return rc;
 }
 

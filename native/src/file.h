@@ -10,6 +10,7 @@
 #ifndef PMEMSET_FILE_H
 #define PMEMSET_FILE_H 1
 
+#include "dirt.h"
 #include "error.h"
 #include "medium.h"
 
@@ -20,6 +21,13 @@
 #include <sys/types.h>
 
 struct flush;
+
+/* Where a part of it is mapped. */
+struct file_use {
+	uint64_t addr, length, offset;
+	bool direct; /* somebody stores there through pointers */
+	struct file_use *next, **link;
+};
 
 struct file {
 	/* Set when the file is opened. */
@@ -33,15 +41,26 @@ struct file {
 	_Atomic uint64_t reach; /* to where any part of it ever was */
 	bool settled;		/* its first flush was made, or it is new; under size_lock */
 
-	_Atomic int failed;    /* errno of the flush that failed; stays until it is dealt with */
-	_Atomic uint64_t dirt; /* stores that were made without being flushed, counted */
+	/* Written under the flusher's lock. */
+	_Atomic int failed;	 /* errno of the flush that failed; stays until it is dealt with */
+	_Atomic uint64_t losses; /* flushes that failed, counted: what was stored before one may be gone */
 
 	/* The flusher. */
 	pthread_mutex_t lock;
 	pthread_cond_t done;
 	struct flush *waiting; /* for the next round */
 	bool running;
-	uint64_t clean; /* the count of dirt that a flush of the whole file has covered */
+	uint64_t stores;      /* that were made without being flushed, counted */
+	uint64_t clean;	      /* the count of them that a flush of the whole file has covered */
+	struct dirt dirt;     /* what was stored since a flush began that covered it */
+	struct dirt in_round; /* what a flush under way is about to vouch for */
+	uint64_t failure;     /* the failure's number */
+	uint64_t failed_at;   /* ms since 1970 */
+	int why;	      /* errno of the last flush that failed */
+	bool late;	      /* a store was told of that a flush failed in the middle of */
+
+	pthread_mutex_t uses_lock; /* taken after the flusher's */
+	struct file_use *uses;
 
 	/* The registry's (guarded by its lock). Memory of a file is never given back: a look-up may read `failed` a moment late. */
 	unsigned references;
@@ -62,16 +81,21 @@ void file_release(struct file *file);
 /* Whether any part is mapped from it. */
 bool file_is_open(dev_t dev, ino_t ino);
 
-/* A stretch of the file where it is mapped: page-aligned or not, within one part. */
+/* Bytes of the file where they are mapped: page-aligned or not, within one part. */
 struct flush_range {
 	uint64_t addr, length;
+	uint64_t offset; /* in the file */
+	uint64_t since;	 /* the file's losses before its bytes were stored */
 };
 
 /*
  * Flush these ranges (count 0: the whole file) and wait. One flush is in flight per file; whoever arrives meanwhile shares the next.
- * The caller keeps the ranges mapped. -EIO: PERSIST_FAILED with sys_errno, or DEGRADED.
+ * The caller keeps the ranges mapped. -EIO: PERSIST_FAILED with sys_errno, and the ranges are in doubt; or DEGRADED, and nothing is known
+ * of them: a flush has failed before, or since they were stored.
  */
 int file_flush(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e);
+/* The same of the whole file, on behalf of these ranges. */
+int file_flush_whole(struct file *file, const struct flush_range *ranges, size_t count, struct pmemset_error *e);
 
 /*
  * Read or write bytes of the file past any mapping; it is never extended. LENGTH_OUT_OF_RANGE (value = its size); IO_FAIL where the medium
@@ -86,10 +110,38 @@ int file_sync(int fd);
 /* Files in use whose flush failed: 0 in a healthy process. */
 unsigned file_failures(void);
 
-/* A store was made that no flush follows; the number that it gets. */
-uint64_t file_soil(struct file *file);
+/*
+ * A store was made there that no flush follows; the number that it gets. since: file_losses() before the first byte. To be told when it is
+ * done and not before, else a flush in between would vouch for it; and if one has failed in between, what was stored is in doubt as well,
+ * even if somebody has dealt with that failure by now.
+ */
+uint64_t file_soil(struct file *file, uint64_t offset, uint64_t length, uint64_t since);
+uint64_t file_losses(const struct file *file);
 /* Whether the stores up to that number are durable. */
 bool file_has_flushed(struct file *file, uint64_t store);
+
+/* ---- where it is mapped ---- */
+
+void file_add_use(struct file *file, struct file_use *use);
+void file_end_use(struct file *file, struct file_use *use);
+/* Takes its pages out of the page tables of this process; they stay in the page cache. */
+void file_unmap_pages(struct file *file);
+
+/* ---- a flush that failed, until it is dealt with ---- */
+
+struct failure {
+	uint64_t id; /* never used again in this process */
+	uint64_t at; /* ms since 1970 */
+	int why;     /* errno */
+};
+/* What it is, and what is in doubt by it. False: there is none. */
+bool file_failure(struct file *file, struct failure *failure, struct dirt *doubt);
+/*
+ * Deal with the failure of that id: with what is in doubt, and a flush behind it. Meanwhile nobody else flushes the file. `deal` answers
+ * 0 or an error; until it all succeeds, the failure stays. -ENOENT: there is none of that id; PERSIST_FAILED; and the errors of `deal`.
+ */
+int file_recover(struct file *file, uint64_t id, int (*deal)(struct file *, const struct dirt *, struct pmemset_error *),
+		struct pmemset_error *e);
 
 /* ---- size: under size_lock ---- */
 

@@ -51,7 +51,12 @@ int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts)
 
 void part_soil(struct part *part)
 {
-	uint64_t store = file_soil(atomic_load(&part->file));
+	part_soil_range(part, atomic_load(&part->offset), atomic_load(&part->length), UINT64_MAX);
+}
+
+void part_soil_range(struct part *part, uint64_t offset, uint64_t length, uint64_t since)
+{
+	uint64_t store = file_soil(atomic_load(&part->file), offset, length, since);
 	uint64_t last = atomic_load(&part->soiled);
 	while (last < store && !atomic_compare_exchange_weak(&part->soiled, &last, store))
 		;
@@ -289,6 +294,8 @@ static void commit(struct mapping *m)
 {
 	struct set *set = m->set;
 	file_hold(m->source->file);
+	m->part->use = (struct file_use){.addr = m->addr, .length = m->length, .offset = m->spec->offset, .direct = set->direct};
+	file_add_use(m->source->file, &m->part->use);
 	file_reach(m->source->file, m->spec->offset + m->length);
 	if (m->append_to != NULL)
 		atomic_fetch_add(&m->map->size, m->length);

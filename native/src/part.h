@@ -33,6 +33,8 @@ int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts)
 
 /* A store was made through the part, or may have been, that no flush follows: there will be one before the part goes. */
 void part_soil(struct part *part);
+/* The same of bytes of its file; since: as file_soil has it. */
+void part_soil_range(struct part *part, uint64_t offset, uint64_t length, uint64_t since);
 
 /* A range whose mapping could not be undone: kept out of all use for good. */
 void part_lose_range(struct set *set, uint64_t lo, uint64_t hi);

@@ -388,6 +388,13 @@ static void free_addresses(struct set *set, const struct change *change)
 		index_drop(ix);
 }
 
+static void end_uses(const struct change *change)
+{
+	for (uint64_t i = 0; i < change->count; i++)
+		for (uint64_t n = 0; n < change->done[i].cut.parts; n++)
+			file_end_use(change->done[i].parts[n].file, &change->done[i].parts[n].part->use);
+}
+
 static int remove_all(struct set *set, const struct change *change, const struct removal *removal, struct pmemset_error *e)
 {
 	bool leaves = removal->leaving != NULL;
@@ -403,6 +410,7 @@ static int remove_all(struct set *set, const struct change *change, const struct
 		drop(set, change);
 		return rc;
 	}
+	end_uses(change); /* before the parts are somebody else's memory */
 	index_commit(&set->index);
 	for (uint64_t i = 0; i < change->count; i++)
 		settle_map(set, &change->done[i]);
@@ -491,8 +499,11 @@ static void end_run(struct set *set, uint64_t lo, uint64_t hi)
 	struct pmemset_error ignored;
 	bool fenced = window_unmap(lo, hi - lo) == 0;
 	int64_t parts = 0;
-	for (uint64_t at = lo; index_peek(&set->index, INDEX_PARTS, at, &part) && part.lo < hi; at = part.hi, parts++)
-		file_release(atomic_load(&((struct part *)part.object)->file));
+	for (uint64_t at = lo; index_peek(&set->index, INDEX_PARTS, at, &part) && part.lo < hi; at = part.hi, parts++) {
+		struct part *ends = part.object;
+		file_end_use(atomic_load(&ends->file), &ends->use);
+		file_release(atomic_load(&ends->file));
+	}
 	if (fenced) /* and one for the fence behind it */
 		(void)mappings_take(-parts - 1, &ignored);
 	else

@@ -86,7 +86,8 @@ struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
 			.length = (end < stop ? end : stop) - addr,
 			.part = part,
 			.file = atomic_load(&part->file),
-			.offset = addr - start + atomic_load(&part->offset)};
+			.offset = addr - start + atomic_load(&part->offset),
+			.since = file_losses(atomic_load(&part->file))};
 }
 
 int segment_check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
@@ -244,6 +245,16 @@ int segment_punch(struct set *set, const struct segment *s, struct pmemset_error
 
 /* ---- flush ---- */
 
+void segment_soil(const struct segment *s)
+{
+	part_soil_range(s->part, s->offset, s->length, s->since);
+}
+
+struct flush_range segment_range(const struct segment *s)
+{
+	return (struct flush_range){.addr = s->addr, .length = s->length, .offset = s->offset, .since = s->since};
+}
+
 int segments_push(struct segments *all, const struct segment *s)
 {
 	if (all->count == all->capacity) {
@@ -279,10 +290,14 @@ static int flush_files(struct segments *all, bool whole, struct pmemset_error *e
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < all->count;) {
 		struct file *file = all->at[i].file;
+		size_t first = i;
 		size_t n = 0;
 		for (; i < all->count && all->at[i].file == file; i++)
-			ranges[n++] = (struct flush_range){all->at[i].addr, all->at[i].length};
-		rc = file_flush(file, ranges, whole ? 0 : n, e);
+			ranges[n++] = segment_range(&all->at[i]);
+		rc = whole ? file_flush_whole(file, ranges, n, e) : file_flush(file, ranges, n, e);
+		/* The file knows that these are in doubt, so they are not told of late. */
+		for (size_t k = first; rc != 0 && e->reason == PMEMSET_REASON_PERSIST_FAILED && k < i; k++)
+			all->at[k].since = UINT64_MAX;
 	}
 	free(ranges);
 	return rc;

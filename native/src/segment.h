@@ -21,6 +21,7 @@ struct segment {
 	struct part *part;
 	struct file *file;
 	uint64_t offset; /* in the file */
+	uint64_t since;	 /* the file's losses when it was asked for: before anything is stored there */
 };
 
 /* Of [addr, end), what lies in the part that holds addr. */
@@ -61,6 +62,11 @@ int segment_atomic(struct set *set, const struct segment *s, const struct atomic
  */
 int segment_punch(struct set *set, const struct segment *s, struct pmemset_error *e);
 
+/* It was stored to, or may have been, and no flush follows; to be told behind the store. */
+void segment_soil(const struct segment *s);
+/* What its file's flusher is to be told. */
+struct flush_range segment_range(const struct segment *s);
+
 struct segments {
 	struct segment *at; /* the owner frees it */
 	size_t count, capacity;
@@ -68,7 +74,10 @@ struct segments {
 
 /* -ENOMEM */
 int segments_push(struct segments *all, const struct segment *s);
-/* Make them durable; they are sorted for it. -EIO with PERSIST_FAILED or DEGRADED, DEEP_FLUSH_FAIL; IO_FAIL. */
+/*
+ * Make them durable; they are sorted for it. -EIO with PERSIST_FAILED or DEGRADED, DEEP_FLUSH_FAIL; IO_FAIL. Behind a failure, whoever has
+ * stored tells that they are soiled.
+ */
 int segments_flush(struct set *set, struct segments *all, enum durability durability, struct pmemset_error *e);
 
 #endif

@@ -43,6 +43,7 @@ struct part {
 	_Atomic uint64_t cookie; /* the caller's number for it */
 	_Atomic(struct file *) file;
 	_Atomic uint64_t soiled; /* its last store that no flush followed, by the file's count; 0: none */
+	struct file_use use;	 /* the file's, from its commit to its removal */
 };
 
 struct set {

@@ -272,7 +272,7 @@ static int mcsafe(struct pmemset_part_descriptor *desc, char *buf, size_t size, 
 		char *part = buf + (from - addr);
 		rc = writes ? file_write(s.file, part, s.length, s.offset, &e) : file_read(s.file, part, s.length, s.offset, &e);
 		if (writes)
-			part_soil(s.part);
+			segment_soil(&s);
 		from += s.length;
 	}
 	if (map != NULL)

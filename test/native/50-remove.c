@@ -516,7 +516,7 @@ static void whole_sets(void **state)
 	}
 	struct file *file;
 	must(file_open(open(path_in(p, "a"), O_RDWR | O_CLOEXEC), &file, &err));
-	assert_int_equal(atomic_load(&file->dirt), 2);
+	assert_int_equal(file->stores, 2);
 	assert_true(file_has_flushed(file, 2)); /* durable first */
 	file_release(file);
 	/* They were written to, so their sums are others. */

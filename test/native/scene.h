@@ -83,6 +83,9 @@ void open_disk(struct disk *d, const struct place *p, uint64_t size);
 void break_disk(struct disk *d);
 void mend_disk(struct disk *d);
 void close_disk(struct disk *d);
+/* What the medium itself has of "x", within a page, whatever is in memory; and to change it behind everybody's back. */
+void read_disk(const struct disk *d, uint64_t offset, void *buf, size_t size);
+void write_disk(const struct disk *d, uint64_t offset, const void *buf, size_t size);
 /* As if whoever runs the engine had dealt with the failed flush of the file: it may be flushed again. */
 void forget_failure(const struct place *p, const char *name);
 
