@@ -7,7 +7,7 @@ import type { ToldCode } from '../src/plugins/openapi.js'
 
 export interface Operation {
   id: string
-  tag: 'volumes' | 'sets' | 'parts' | 'maps' | 'memory' | 'service'
+  tag: 'volumes' | 'sets' | 'parts' | 'maps' | 'memory' | 'failures' | 'service'
   summary: string
   description?: string
   /** Path parameters. */

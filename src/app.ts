@@ -15,6 +15,7 @@ import uploads from './plugins/uploads.js'
 import validation, { parseQuery } from './plugins/validation.js'
 import { COMPONENTS } from './schemas.js'
 import type { Service } from './service/service.js'
+import failureRoutes from '../routes/failures.js'
 import mapRoutes from '../routes/maps.js'
 import memoryRoutes from '../routes/memory.js'
 import partRoutes from '../routes/parts.js'
@@ -69,6 +70,7 @@ export async function buildApp ({ service, ...options }: AppOptions): Promise<Fa
   await app.register(volumeRoutes, { service })
   await app.register(setRoutes, { service })
   await app.register(partRoutes, { service })
+  await app.register(failureRoutes, { service })
   await app.register(mapRoutes, { service })
   await app.register(memoryRoutes, { service })
   return app

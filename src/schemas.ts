@@ -3,9 +3,9 @@
 // The shapes of the contract, once: what is validated, what is serialised, what the OpenAPI document names, and the types of all three. Request enums are
 // closed; response enums may grow, so they are plain strings, but for granularity and durability. No member is ever null: what is unknown is absent.
 import { Type, type Static, type TSchema } from 'typebox'
-import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, type Coalescing, type Create, type Durability, type Granularity } from './engine/engine.js'
+import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, RECOVERIES, type Coalescing, type Create, type Durability, type Granularity, type Recovery } from './engine/engine.js'
 
-export type { Durability }
+export type { Durability, Recovery }
 
 const CLOSED = { additionalProperties: false }
 
@@ -47,6 +47,7 @@ function labels () {
 }
 
 export const setId = () => id({ description: 'Id of a set' })
+export const failureId = () => id({ description: 'Id of a failure' })
 export const partId = () => id({ description: 'Id of a part' })
 export const length = () => count({ description: 'Bytes' })
 
@@ -208,6 +209,17 @@ export const Capabilities = Type.Object({
   granularities: Type.Array(granularity(), { description: 'What the volumes offer, finest first' })
 }, { ...CLOSED, $id: 'Capabilities', description: 'What this service can do' })
 
+export const Failure = Type.Object({
+  id: id(),
+  kind: open(['persist_failed']),
+  at: Type.String({ format: 'date-time', description: 'When the last flush of it failed' }),
+  ranges: Type.Array(ref(ByteRange), { description: 'What is in doubt, where the set has it mapped: whole pages that were stored to since a flush that covered them. It may be more, and is none where only other sets map it' }),
+  truncated: Type.Optional(Type.Boolean({ description: 'ranges does not hold all of them' })),
+  code: Type.String(),
+  errno: Type.Optional(Type.String({ description: 'What the kernel said' })),
+  acknowledged: Type.Boolean()
+}, { ...CLOSED, $id: 'Failure', description: 'A flush of a file that failed. Every part of the file is degraded in every set until it is acknowledged in one' })
+
 export const GranularityAnswer = Type.Object({ granularity: granularity() }, { ...CLOSED, $id: 'EffectiveGranularity' })
 
 export const ErrorCode = Type.Object({
@@ -251,6 +263,7 @@ export const PmemSetPage = page(PmemSet, 'PmemSetPage')
 export const PartPage = page(Part, 'PartPage')
 export const PartMapPage = page(PartMap, 'PartMapPage')
 export const VolumeList = Type.Object({ items: Type.Array(ref(Volume)) }, { ...CLOSED, $id: 'VolumeList' })
+export const FailureList = Type.Object({ items: Type.Array(ref(Failure)) }, { ...CLOSED, $id: 'FailureList' })
 export const ErrorCodeList = Type.Object({ items: Type.Array(ref(ErrorCode)) }, { ...CLOSED, $id: 'ErrorCodeList' })
 
 // ---- requests ----
@@ -288,6 +301,10 @@ export const Ranges = Type.Object({
   ranges: Type.Array(ref(ByteRange), { minItems: 1 })
 }, { ...CLOSED, $id: 'Ranges', description: 'Each lies inside one part map', example: { ranges: [{ addr: '0x400000000000', length: 4096 }] } })
 
+export const Acknowledgement = Type.Object({
+  action: choice<Recovery>(RECOVERIES, { description: 'rewrite: what the mapping shows now becomes durable; discard: the mapping shows what the medium has' })
+}, { ...CLOSED, $id: 'Acknowledgement', example: { action: 'rewrite' } })
+
 /** Headers of a change. */
 export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' })) })
 
@@ -295,7 +312,7 @@ export const durabilityParameter = () => Type.Optional(durability({ description:
 
 /** Every component of the document. */
 export const COMPONENTS: readonly TSchema[] = [
-  AddressRange, ByteRange, Capabilities, EngineVersion, ErrorCode, ErrorCodeList, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, Part,
+  Acknowledgement, AddressRange, ByteRange, Capabilities, EngineVersion, ErrorCode, ErrorCodeList, Failure, FailureList, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, Part,
   PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
 ]
 
@@ -307,6 +324,7 @@ export type Part = Static<typeof Part>
 export type PartMap = Static<typeof PartMap>
 export type Written = Static<typeof Written>
 export type Removal = Static<typeof Removal>
+export type Failure = Static<typeof Failure>
 export type Volume = Static<typeof Volume>
 export type Probe = Static<typeof Probe>
 export type Capabilities = Static<typeof Capabilities>

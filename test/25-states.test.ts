@@ -9,6 +9,7 @@ type Verdict = number | [status: number, code: string]
 const GONE: Verdict = [404, 'SET_NOT_FOUND']
 const NO_MAP: Verdict = [404, 'PMEMSET_E_CANNOT_FIND_PART_MAP']
 const NO_PART: Verdict = [404, 'PMEMSET_E_PART_NOT_FOUND']
+const NO_FAILURE: Verdict = [404, 'FAILURE_NOT_FOUND']
 const NEVER_MAPPED: Verdict = [409, 'PMEMSET_E_NO_PART_MAPPED']
 
 interface Row {
@@ -47,6 +48,8 @@ const ROWS: Row[] = [
   { id: 'persistRanges', request: (addr) => ['POST', '/persist', ranges(addr)], ...access },
   { id: 'flushRanges', request: (addr) => ['POST', '/flush', ranges(addr)], ...access },
   { id: 'deepFlushRanges', request: (addr) => ['POST', '/deep-flush', ranges(addr)], ...access },
+  { id: 'listFailures', request: () => ['GET', '/failures'], empty: 200, mapped: 200, removed: 200 },
+  { id: 'acknowledgeFailure', request: () => ['POST', '/failures/failure-1/acknowledge', { action: 'rewrite' }], empty: NO_FAILURE, mapped: NO_FAILURE, removed: NO_FAILURE },
   { id: 'drain', request: () => ['POST', '/drain'], empty: NEVER_MAPPED, mapped: 200, removed: 200 }
 ]
 

@@ -9,7 +9,8 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CATALOGUE, statusesOf, type AnyCode, type ProblemDocument } from '../src/errors.js'
 import { digestOf } from '../src/plugins/tokens.js'
-import { brokenDisk, cannotBreak, cannotMount, mounted, tmpfs } from './media.js'
+import type { Failure } from '../src/schemas.js'
+import { brokenDisk, cannotBreak, cannotMount, mapElsewhere, mounted, tmpfs } from './media.js'
 import { call, cannot, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, refused, type Body, type Opened } from './service.js'
 import { raw } from './shell.js'
 
@@ -42,7 +43,6 @@ const NOT_HERE: Partial<Record<AnyCode, string>> = {
   EISDIR: 'a directory is PMEMSET_E_INVALID_PMEM2_SOURCE',
   EINVAL: 'what the kernel would refuse so is refused before',
   EOVERFLOW: 'offsets end at 2^53',
-  EBUSY: 'a file in use is SOURCE_IN_USE',
   ENOTSUP: 'of media that cannot be mapped, which no volume here is',
   ENODEV: 'a device would have to go away',
   ENXIO: 'a device would have to go away',
@@ -320,7 +320,8 @@ t.test('by a directory that is gone', async (t) => {
 })
 
 t.test('by flushes that fail', { skip: cannotBreak }, async (t) => {
-  const opened = await open(t, { dir: brokenDisk(t, ['a', 'b']).dir })
+  const { dir, mend } = brokenDisk(t, ['a', 'b'])
+  const opened = await open(t, { dir })
   await makeSet(t, opened, { id: 's' })
   for (const [name, durability, code] of [['a', 'persisted', 'PERSIST_FAILED'], ['b', 'deep', 'PMEMSET_E_DEEP_FLUSH_FAIL']] as const) {
     const { addr } = await mapPart(t, opened, 's', name, {}, { create: 'never' })
@@ -329,10 +330,16 @@ t.test('by flushes that fail', { skip: cannotBreak }, async (t) => {
     checkAnswer(t, JSON.stringify(json), 500, code, { errno: /^(ENOSPC|EIO)$/, written: PAGE, durability: 'none', retryable: false })
     await provoke(t, opened, ['PUT', url, Buffer.from('x')], 409, 'SET_DEGRADED', { retryable: false })
   }
+  await provoke(t, opened, ['POST', '/sets/s/failures/failure-0/acknowledge', { action: 'discard' }], 404, 'FAILURE_NOT_FOUND')
+  mend()
+  const { items: [failure] } = await must(t, opened, 'GET', '/sets/s/failures') as { items: Failure[] }
+  const end = await mapElsewhere(t, dir, 'a')
+  await provoke(t, opened, ['POST', `/sets/s/failures/${failure?.id ?? ''}/acknowledge`, { action: 'discard' }], 409, 'EBUSY')
+  await end()
 })
 
 t.test('every code is provoked, or this file says why it is not', async (t) => {
-  const skipped: Array<[reason: string | false, codes: AnyCode[]]> = [[cannotBreak, ['PERSIST_FAILED', 'PMEMSET_E_DEEP_FLUSH_FAIL', 'SET_DEGRADED']], [cannotMount, ['EROFS']], [cannotLimit, ['EMFILE', 'EFBIG']], [cannotSeal, ['EPERM']]]
+  const skipped: Array<[reason: string | false, codes: AnyCode[]]> = [[cannotBreak, ['PERSIST_FAILED', 'PMEMSET_E_DEEP_FLUSH_FAIL', 'SET_DEGRADED', 'EBUSY', 'FAILURE_NOT_FOUND']], [cannotMount, ['EROFS']], [cannotLimit, ['EMFILE', 'EFBIG']], [cannotSeal, ['EPERM']]]
   const excused = new Set<string>(skipped.flatMap(([reason, codes]) => (reason === false ? [] : codes)))
   for (const [code, { library }] of Object.entries(CATALOGUE) as Array<[AnyCode, typeof CATALOGUE[AnyCode]]>) {
     const reason = NOT_HERE[code] ?? (library === 'libpmem2' ? CAUSE : undefined)

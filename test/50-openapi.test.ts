@@ -117,6 +117,7 @@ t.test('each example is sent, and answered as it is shown', async (t) => {
   for (const one of operations(document)) {
     const { operationId: id = '', responses } = one.operation
     const request = requestOf(one, document)
+    if (id === 'acknowledgeFailure') continue // it needs a disk that fails: test/34-failures sends it, and compares
     // The set `accounts` with the part `first`, as their own examples make them; fresh each time, so that addresses are those that are shown.
     if (id !== 'createSet') await send(find('createSet'))
     if (id !== 'createSet' && id !== 'mapPart') await send(find('mapPart'))

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What tests of faults share: file systems that are small, full, or lose what is written to them. They need root; the tests skip with the reason elsewhere.
-import { execFileSync } from 'node:child_process'
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, truncateSync, writeSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
 import { cannot, makeFile, MIB, PAGE } from './service.js'
 
@@ -45,8 +46,17 @@ export function fill (dir: string, spare = 0): void {
   closeSync(fd)
 }
 
-/** An ext4 on a loop device on a small tmpfs, and a file on it for which the tmpfs has no space left. */
-export function brokenDisk (t: Test, names: readonly string[]): { dir: string, mend: () => void } {
+export interface BrokenDisk {
+  dir: string
+  mend: () => void
+  /** What the disk itself has of a file, as it would be found after a power cut; whatever is in memory is not among it. */
+  afterPowerCut: (name: string) => Buffer
+  /** Writes to where the disk has the file, behind everybody's back. */
+  overwrite: (name: string, bytes: Buffer) => void
+}
+
+/** An ext4 on a loop device on a small tmpfs, and files on it, of four pages, for which the tmpfs has no space left. */
+export function brokenDisk (t: Test, names: readonly string[]): BrokenDisk {
   const beneath = mounted(t, tmpfs('40m'))
   const image = join(beneath, 'image')
   makeFile(beneath, 'image', 128 * MIB)
@@ -55,12 +65,53 @@ export function brokenDisk (t: Test, names: readonly string[]): { dir: string, m
   rmSync(join(dir, 'lost+found'), { recursive: true })
   for (const name of names) makeFile(dir, name, Buffer.alloc(4 * PAGE, 'd'))
   execFileSync('sync', ['-f', dir])
+  const places = new Map<string, number>()
   for (const name of names) {
     const extents = execFileSync('filefrag', ['-v', '-b4096', join(dir, name)], { encoding: 'utf8' })
     const found = [...extents.matchAll(/^ *\d+: +\d+\.\. +\d+: +(\d+)\.\. +\d+: +(\d+):/gm)]
-    if (found.length === 0) throw new Error(extents)
+    if (found.length !== 1) throw new Error(extents)
+    places.set(name, Number(found[0]?.[1]) * PAGE)
     for (const [, first, count] of found) execFileSync('fallocate', ['-p', '-o', String(Number(first) * 4096), '-l', String(Number(count) * 4096), image])
   }
   fill(beneath)
-  return { dir, mend: () => { truncateSync(join(beneath, 'filler'), 0) } }
+  return {
+    dir,
+    mend: () => { truncateSync(join(beneath, 'filler'), 0) },
+    afterPowerCut: (name) => {
+      const copy = join(mkdtempSync(join(tmpdir(), 'pmemsetd-copy-')), 'image')
+      t.teardown(() => { rmSync(dirname(copy), { recursive: true, force: true }) })
+      execFileSync('cp', ['--sparse=always', image, copy])
+      return readFileSync(join(mounted(t, (at) => ['mount', '-o', 'loop,ro,noload', copy, at]), name))
+    },
+    overwrite: (name, bytes) => {
+      const fd = openSync(image, 'r+')
+      writeSync(fd, bytes, 0, bytes.length, places.get(name))
+      closeSync(fd)
+    }
+  }
+}
+
+// What another service would be: this engine, in another process.
+const MAPS_IT = `
+import { Engine } from '${new URL('../src/engine/engine.js', import.meta.url).href}'
+const engine = Engine.start({ arenaBase: 0n, arenaSize: 0n, mappingsMax: 0 })
+const set = engine.newSet({ windowSize: 2 ** 21, partsMax: 0, requiredGranularity: 'page', coalescing: 'none' })
+const [dir, path] = process.argv.slice(-2)
+const part = await engine.mapPart(set, { volume: engine.openVolume(dir), path, offset: 0, length: 0, cookie: 1, keepFree: 0, create: 'never', mode: 0, grow: false })
+await engine.read(set, part.addr, Buffer.alloc(part.length))
+process.stdout.write('mapped')
+setInterval(() => {}, 1000)
+`
+
+/** Another process that has mapped all of a file and holds its pages, until the function that it answers is called. */
+export async function mapElsewhere (t: Test, dir: string, name: string): Promise<() => Promise<void>> {
+  const child = spawn(process.execPath, ['--input-type=module', '-e', MAPS_IT, dir, name], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const end = async (): Promise<void> => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+  t.teardown(end)
+  await once(child.stdout, 'data')
+  return end
 }

@@ -233,6 +233,9 @@ export interface Functions {
   ffi_batch: Native<[set: number, body: Buffer, size: number, reply: Buffer, replySize: number, nowait: number, failed: BigUint64Array, err: Buffer]>
   ffi_persist: Native<[set: number, ranges: BigUint64Array, count: number, durability: number, written: Buffer, err: Buffer]>
   ffi_drain: Native<[set: number, written: Buffer, err: Buffer]>
+  ffi_failures: Native<[set: number, rows: BigUint64Array, max: number]>
+  ffi_failure_ranges: Native<[set: number, failure: number, ranges: BigUint64Array, max: number]>
+  ffi_acknowledge: Native<[set: number, failure: number, recovery: number, err: Buffer]>
 }
 
 const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> = {
@@ -260,7 +263,10 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_batch_check: ['int64_t', 'void *', u64, 'void *'],
   ffi_batch: ['int', u64, 'void *', u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_persist: ['int', u64, 'void *', u64, u32, 'void *', 'void *'],
-  ffi_drain: ['int', u64, 'void *', 'void *']
+  ffi_drain: ['int', u64, 'void *', 'void *'],
+  ffi_failures: ['int64_t', u64, 'void *', u64],
+  ffi_failure_ranges: ['int64_t', u64, u64, 'void *', u64],
+  ffi_acknowledge: ['int', u64, u64, u32, 'void *']
 }
 
 /** The library is another one than this file was written for. */

@@ -12,11 +12,14 @@ export const COALESCINGS = ['none', 'opportunistic', 'full'] as const
 export const CREATES = ['never', 'if_needed', 'exclusive', 'always'] as const
 export const DURABILITIES = ['none', 'flushed', 'persisted', 'deep'] as const
 
+export const RECOVERIES = ['rewrite', 'discard'] as const
+
 export type Granularity = typeof GRANULARITIES[number]
 export type Persistence = typeof PERSISTENCES[number]
 export type Coalescing = typeof COALESCINGS[number]
 export type Create = typeof CREATES[number]
 export type Durability = typeof DURABILITIES[number]
+export type Recovery = typeof RECOVERIES[number]
 
 const GRANULARITY_UNSET = 3
 
@@ -141,6 +144,14 @@ export interface Written {
   simulated: boolean
 }
 
+/** A flush that failed, which nobody has dealt with. */
+export interface FailedFlush {
+  id: number
+  /** Milliseconds since 1970. */
+  at: number
+  errno: number
+}
+
 /** A code of the engine's own table. */
 export interface EngineCode {
   number: number
@@ -151,6 +162,7 @@ export interface EngineCode {
 const CODE_NAME_SIZE = 64
 const CODE_TEXT_SIZE = 256
 const EAGAIN = -constants.errno.EAGAIN
+const ENOENT = -constants.errno.ENOENT
 const CANNOT_FIND_PART_MAP = -200013
 const DEGRADED = 1n
 // A range removal can leave something of the map that holds its start and of the one that holds its end; no other.
@@ -158,6 +170,7 @@ const CUT_ROWS = 2
 const REMOVED_WORDS = 3
 const TRIMMED_WORDS = 4
 const SPLIT_WORDS = 6
+const FAILURE_WORDS = 3
 
 function exact (value: U64): number {
   const number = Number(value)
@@ -520,6 +533,32 @@ export class Engine {
   drain (set: Handle): Written {
     if (this.#call.ffi_drain(set, this.#written, this.#err) !== 0) throwFrom(this.#err)
     return toWritten(this.#written)
+  }
+
+  /** Up to `max` flushes of files of the set that failed. */
+  async failures (set: Handle, max: number): Promise<FailedFlush[]> {
+    const rows = new BigUint64Array(checkLength(max) * FAILURE_WORDS)
+    const count = await callAsync(this.#call.ffi_failures, set, rows, max)
+    if (count < 0) throwCode(count, 'listing failures')
+    return Array.from({ length: count }, (_, row) => {
+      const at = row * FAILURE_WORDS
+      return { id: Number(word(rows, at)), at: Number(word(rows, at + 1)), errno: Number(word(rows, at + 2)) }
+    })
+  }
+
+  /** Up to `max` ranges of the set that are in doubt by a failure; undefined: it was dealt with. */
+  async failureRanges (set: Handle, failure: number, max: number): Promise<Array<{ addr: bigint, length: number }> | undefined> {
+    const rows = new BigUint64Array(checkLength(max) * 2)
+    const count = await callAsync(this.#call.ffi_failure_ranges, set, checkLength(failure), rows, max)
+    if (count === ENOENT) return undefined
+    if (count < 0) throwCode(count, 'listing ranges of a failure')
+    return Array.from({ length: count }, (_, row) => ({ addr: word(rows, row * 2), length: Number(word(rows, row * 2 + 1)) }))
+  }
+
+  /** Deals with a failure, for every set that maps the file. */
+  async acknowledge (set: Handle, failure: number, recovery: Recovery): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err) !== 0) throwFrom(err)
   }
 }
 

@@ -23,6 +23,7 @@ const TAGS = [
   { name: 'parts', description: 'Mapped ranges of files' },
   { name: 'maps', description: 'Contiguous address ranges: look-up by address, and removal' },
   { name: 'memory', description: 'Bytes, and making them durable' },
+  { name: 'failures', description: 'Flushes that failed, and what becomes of the bytes in doubt' },
   { name: 'service', description: 'Health, abilities, codes' }
 ]
 

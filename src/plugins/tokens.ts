@@ -86,7 +86,7 @@ export function isOpen (url: string): boolean {
 function scopeOf (method: string, url: string): Scope {
   if (method === 'GET' || method === 'HEAD') return 'read'
   const isSet = (method === 'POST' && url === '/sets') || (method === 'DELETE' && /^\/sets\/:[a-zA-Z]+$/.test(url))
-  return isSet ? 'admin' : 'write'
+  return isSet || url.endsWith('/acknowledge') ? 'admin' : 'write'
 }
 
 // Browsers are not among the clients, so there is no realm to show and no other place for a token than the header.

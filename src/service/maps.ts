@@ -8,7 +8,7 @@ import { pageOf, type PageRequest } from './list.js'
 import type { Expected, LivePart, LiveSet } from './set.js'
 
 /** Rows of a report. */
-const REPORTED_MAX = 1000
+export const REPORTED_MAX = 1000
 const SPACE_END = 1n << 64n
 
 function notFound (detail: string): ServiceError {

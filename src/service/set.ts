@@ -177,10 +177,10 @@ export class LiveSet {
    * Runs changes of this set one after the other, each on the state that the one before it left. `find` throws where that state lacks what the change is
    * of, which is told before its version is.
    */
-  change<T> (expected: Expected, work: () => Promise<T>, find: () => void = () => {}): Promise<T> {
+  change<T> (expected: Expected, work: () => Promise<T>, find: () => unknown = () => {}): Promise<T> {
     const turn = this.#lastChange.then(async () => {
       if (this.#isEnded) throw setNotFound(this.#record.id)
-      find()
+      await find()
       this.check(expected)
       return await work()
     })
