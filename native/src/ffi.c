@@ -785,7 +785,7 @@ int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data,
 	n = 0;
 	for (uint64_t i = 0; i < count; i++) {
 		struct ffi_write *row = &rows[i];
-		if (row->rc == 0) {
+		if (writes != NULL && row->rc == 0) {
 			const struct access_request *w = &writes[n++];
 			row->rc = w->rc;
 			row->bytes = w->storing.written.bytes;
