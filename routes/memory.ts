@@ -12,7 +12,7 @@ interface SetPath { set: string }
 
 const path = { set: setId() }
 const example = { ranges: [{ addr: '0x400000000000', length: 4096 }], bytes: 4096, durability: 'persisted', granularity: 'page', persistence: 'persistent' }
-const ACCESS_CODES = ['SET_NOT_FOUND', 'PMEMSET_E_NO_PART_MAPPED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE', 'PMEMSET_E_IO_FAIL', 'BUSY', 'ENOMEM'] as const
+export const ACCESS_CODES = ['SET_NOT_FOUND', 'PMEMSET_E_NO_PART_MAPPED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE', 'PMEMSET_E_IO_FAIL', 'BUSY', 'ENOMEM'] as const
 const CHANGE_CODES = [...ACCESS_CODES, 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'SET_DEGRADED'] as const
 
 /** Octets in pieces. The map is let go at the first of the two ends: a reply that is queued behind another one gets no `close` when the socket goes. */

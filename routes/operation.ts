@@ -16,8 +16,10 @@ export interface Operation {
   headers?: TSchema
   /** A JSON body, by its component. */
   body?: TSchema
-  /** `bytes`: octets come in, or go out. */
-  bytes?: 'in' | 'out'
+  /** Octets come in, go out of a range, or both, in a layout of their own. */
+  bytes?: 'in' | 'out' | 'both'
+  /** Its body is as large as a batch's may be, and needed whole. */
+  batch?: boolean
   /** Statuses of success. */
   answers: Partial<Record<200 | 201 | 204, TSchema | string>>
   /** Whether success carries the ETag of the set. */
@@ -48,7 +50,8 @@ export function operation (o: Operation): { schema: FastifySchema, config: Fasti
       response: Object.fromEntries(answers)
     },
     config: {
-      ...(o.bytes === 'in' ? { body: 'bytes' as const } : {}),
+      ...(o.bytes === 'in' || o.bytes === 'both' ? { body: 'bytes' as const } : {}),
+      ...(o.batch === true ? { batch: true } : {}),
       told: { answers: o.answers, codes: o.codes ?? [], bytes: o.bytes, etag: o.etag === true, example: o.example ?? {} }
     }
   }

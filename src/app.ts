@@ -18,6 +18,7 @@ import type { Service } from './service/service.js'
 import failureRoutes from '../routes/failures.js'
 import mapRoutes from '../routes/maps.js'
 import memoryRoutes from '../routes/memory.js'
+import operationRoutes from '../routes/operations.js'
 import partRoutes from '../routes/parts.js'
 import serviceRoutes from '../routes/service.js'
 import setRoutes from '../routes/sets.js'
@@ -51,7 +52,7 @@ export async function buildShell ({ config, log, version, tokens: known, progres
   await app.register(door, { allowedHosts: config.allowedHosts, isUnixSocket: config.socket !== undefined })
   await app.register(methods)
   await app.register(tokens, { tokens: known })
-  await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes })
+  await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes, batchBytesMax: config.limits.batchBytes })
   await app.register(connections, { connectionsMax: config.limits.connections, log, ...progress })
   await app.register(slow, { slowMs: config.slowMs, log })
   await app.register(validation)
@@ -73,5 +74,6 @@ export async function buildApp ({ service, ...options }: AppOptions): Promise<Fa
   await app.register(failureRoutes, { service })
   await app.register(mapRoutes, { service })
   await app.register(memoryRoutes, { service })
+  await app.register(operationRoutes, { service })
   return app
 }

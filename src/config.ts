@@ -28,6 +28,9 @@ export interface Limits {
   /** Kernel mappings; 0: what the kernel allows less 8 192. */
   mappings: number
   bodyBytes: number
+  batchBytes: number
+  batchOperations: number
+  batchResultBytes: number
   ranges: number
   list: number
   labels: number
@@ -165,6 +168,9 @@ const SETTINGS = {
   PMEMSETD_WINDOW_BYTES_TOTAL_MAX: bytes(16 * TIB, 2 * KIB ** 2, 64 * TIB),
   PMEMSETD_MAPPINGS_MAX: integer(0, 0, 2 ** 31 - 1),
   PMEMSETD_BODY_BYTES_MAX: bytes(KIB ** 2, KIB, 64 * KIB ** 2),
+  PMEMSETD_BATCH_BYTES_MAX: bytes(16 * KIB ** 2, KIB, 64 * KIB ** 2),
+  PMEMSETD_BATCH_OPERATIONS_MAX: integer(10_000, 1, 100_000),
+  PMEMSETD_BATCH_RESULT_BYTES_MAX: bytes(16 * KIB ** 2, KIB, 64 * KIB ** 2),
   PMEMSETD_RANGES_MAX: integer(1024, 1, 65_536),
   PMEMSETD_LIST_MAX: integer(1000, 1, 10_000),
   PMEMSETD_LABELS_MAX: integer(64, 0, 1024),
@@ -257,6 +263,9 @@ export function loadConfig (env: NodeJS.ProcessEnv): Config {
       windowBytesTotal: v.PMEMSETD_WINDOW_BYTES_TOTAL_MAX,
       mappings: v.PMEMSETD_MAPPINGS_MAX,
       bodyBytes: v.PMEMSETD_BODY_BYTES_MAX,
+      batchBytes: v.PMEMSETD_BATCH_BYTES_MAX,
+      batchOperations: v.PMEMSETD_BATCH_OPERATIONS_MAX,
+      batchResultBytes: v.PMEMSETD_BATCH_RESULT_BYTES_MAX,
       ranges: v.PMEMSETD_RANGES_MAX,
       list: v.PMEMSETD_LIST_MAX,
       labels: v.PMEMSETD_LABELS_MAX,

@@ -229,7 +229,7 @@ export function atLocation (code: CodeName, location: string): (error: unknown) 
 
 /** `enum pmemset_reason` of native/src/error.h, by number. */
 export const REASONS = ['NONE', 'TRUNCATED', 'NO_SPACE', 'MEDIA', 'UNKNOWN_FAULT', 'PERSIST_FAILED', 'DEGRADED', 'LIMIT_PARTS', 'LIMIT_MAPPINGS',
-  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED'] as const
+  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED', 'STALE'] as const
 export type Reason = typeof REASONS[number]
 
 const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
@@ -376,9 +376,9 @@ function codeOf (e: EngineError): CodeName {
     case 'SOURCE_IN_USE': return 'SOURCE_IN_USE'
     case 'KEEP_FREE': return 'NO_SPACE'
     case 'SOURCE_EXISTS': return 'EEXIST'
+    // The set was deleted while the request was under way.
+    case 'STALE': return 'SET_NOT_FOUND'
     default:
-      // A handle is stale: the set was deleted while the request was under way. (A descriptor's EBADF has an errno.)
-      if (e.codeName === 'EBADF' && e.errno === 0) return 'SET_NOT_FOUND'
       return ERRNO_BECOMES[e.codeName] ?? (isCode(e.codeName) ? e.codeName : 'INTERNAL')
   }
 }

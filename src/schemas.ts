@@ -3,6 +3,7 @@
 // The shapes of the contract, once: what is validated, what is serialised, what the OpenAPI document names, and the types of all three. Request enums are
 // closed; response enums may grow, so they are plain strings, but for granularity and durability. No member is ever null: what is unknown is absent.
 import { Type, type Static, type TSchema } from 'typebox'
+import { ATOMIC_OPS, HINTS, OPS, type Op } from './batch.js'
 import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, RECOVERIES, type Coalescing, type Create, type Durability, type Granularity, type Recovery } from './engine/engine.js'
 
 export type { Durability, Recovery }
@@ -70,6 +71,7 @@ export function ref<T extends TSchema> (schema: T) {
 
 const granularity = (notes: Notes = {}) => choice<Granularity>(GRANULARITIES, { description: 'How a store becomes durable', ...notes })
 const durability = (notes: Notes = {}) => choice<Durability>(DURABILITIES, notes)
+export const durabilityParameter = () => Type.Optional(durability({ description: 'What is to be reached before the reply', default: 'persisted' }))
 const persistence = () => open(PERSISTENCES, { description: 'Whether the medium keeps it' })
 const state = (values: readonly string[]) => open(values)
 const createdAt = () => Type.String({ format: 'date-time' })
@@ -189,6 +191,9 @@ export const LimitTable = Type.Object({
   windowBytesTotal: count(),
   mappings: count(),
   bodyBytes: count(),
+  batchBytes: count(),
+  batchOperations: count(),
+  batchResultBytes: count(),
   ranges: count(),
   list: count(),
   labels: count(),
@@ -305,14 +310,85 @@ export const Acknowledgement = Type.Object({
   action: choice<Recovery>(RECOVERIES, { description: 'rewrite: what the mapping shows now becomes durable; discard: the mapping shows what the medium has' })
 }, { ...CLOSED, $id: 'Acknowledgement', example: { action: 'rewrite' } })
 
+const word = (notes: Notes = {}) => address(notes)
+const hint = () => Type.Optional(choice<Hint>(HINTS.filter((one) => one !== 'none'), { description: 'How to store: a hint' }))
+const punch = () => Type.Optional(Type.Boolean({ description: 'Give the space back and allocate it anew: for the byte 0x0' }))
+export type Hint = Exclude<typeof HINTS[number], 'none'>
+export type AtomicOp = typeof ATOMIC_OPS[number]
+
+export const Fill = Type.Object({
+  addr: address(),
+  length: length(),
+  value: word({ description: 'A byte: from 0x0 to 0xff' }),
+  durability: durabilityParameter(),
+  hint: hint(),
+  punch: punch()
+}, { ...CLOSED, $id: 'Fill', example: { addr: '0x400000000000', length: 4096, value: '0x0' } })
+
+export const Copy = Type.Object({
+  dest: address(),
+  src: address(),
+  length: length(),
+  durability: durabilityParameter(),
+  hint: hint()
+}, { ...CLOSED, $id: 'Copy', example: { dest: '0x400000000000', src: '0x400000001000', length: 4096 } })
+
+export const Atomic = Type.Object({
+  op: choice<AtomicOp>(ATOMIC_OPS),
+  addr: address({ description: 'Of a word: a multiple of 8' }),
+  value: word(),
+  expected: Type.Optional(word({ description: 'Of compare_exchange, and needed there' }))
+}, { ...CLOSED, $id: 'Atomic', description: 'On an aligned word of 8 bytes, little-endian', example: { op: 'add', addr: '0x400000000000', value: '0x1' } })
+
+export const AtomicOutcome = Type.Object({
+  previous: word({ description: 'The word before' }),
+  current: word({ description: 'The word now' }),
+  swapped: Type.Optional(Type.Boolean({ description: 'Of compare_exchange: whether the word was the expected one' }))
+}, { ...CLOSED, $id: 'AtomicOutcome' })
+
+export const BatchOperation = Type.Object({
+  op: choice<Op>(OPS),
+  addr: Type.Optional(address({ description: 'Of read, write, memset and the atomics' })),
+  length: Type.Optional(count({ description: 'Of read, memset and the copies' })),
+  data: Type.Optional(Type.String({ format: 'byte', description: 'Of write: base64' })),
+  value: Type.Optional(word({ description: 'Of memset, a byte; of the atomics, a word' })),
+  expected: Type.Optional(word({ description: 'Of compare_exchange' })),
+  dest: Type.Optional(address({ description: 'Of memcpy and memmove' })),
+  src: Type.Optional(address({ description: 'Of memcpy and memmove' })),
+  ranges: Type.Optional(Type.Array(ref(ByteRange), { minItems: 1, description: 'Of persist and flush' })),
+  hint: hint(),
+  punch: punch()
+}, { ...CLOSED, $id: 'BatchOperation', description: 'The members that the operation of that name has' })
+
+export const Batch = Type.Object({
+  operations: Type.Array(ref(BatchOperation), { minItems: 1 }),
+  durability: durabilityParameter(),
+  atomicity: Type.Optional(choice(['none'] as const, { default: 'none', description: 'none: a crash in the middle leaves any of what was not durable yet' }))
+}, { ...CLOSED, $id: 'Batch', example: { operations: [{ op: 'write', addr: '0x400000000000', data: 'OCBieXRlcy4=' }, { op: 'read', addr: '0x400000000000', length: 8 }], durability: 'persisted' } })
+
+export const OperationResult = Type.Object({
+  data: Type.Optional(Type.String({ format: 'byte', description: 'Of read: base64' })),
+  previous: Type.Optional(word()),
+  current: Type.Optional(word()),
+  swapped: Type.Optional(Type.Boolean())
+}, { ...CLOSED, $id: 'OperationResult', description: 'Empty for what gives no result' })
+
+export const BatchOutcome = Type.Object({
+  results: Type.Array(ref(OperationResult)),
+  bytes: count({ description: 'That were stored' }),
+  durability: durability({ description: 'What was reached' }),
+  granularity: granularity(),
+  persistence: persistence(),
+  simulated: Type.Optional(Type.Boolean({ description: 'The granularity is pretended, for tests' }))
+}, { ...CLOSED, $id: 'BatchOutcome' })
+
 /** Headers of a change. */
 export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' })) })
-
-export const durabilityParameter = () => Type.Optional(durability({ description: 'What is to be reached before the reply', default: 'persisted' }))
 
 /** Every component of the document. */
 export const COMPONENTS: readonly TSchema[] = [
   Acknowledgement, AddressRange, ByteRange, Capabilities, EngineVersion, ErrorCode, ErrorCodeList, Failure, FailureList, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, Part,
+  AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, Copy, EngineVersion, ErrorCode, ErrorCodeList, Fill, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, OperationResult, Part,
   PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
 ]
 
@@ -325,6 +401,14 @@ export type PartMap = Static<typeof PartMap>
 export type Written = Static<typeof Written>
 export type Removal = Static<typeof Removal>
 export type Failure = Static<typeof Failure>
+export type Fill = Static<typeof Fill>
+export type Copy = Static<typeof Copy>
+export type Atomic = Static<typeof Atomic>
+export type AtomicOutcome = Static<typeof AtomicOutcome>
+export type BatchOperation = Static<typeof BatchOperation>
+export type Batch = Static<typeof Batch>
+export type OperationResult = Static<typeof OperationResult>
+export type BatchOutcome = Static<typeof BatchOutcome>
 export type Volume = Static<typeof Volume>
 export type Probe = Static<typeof Probe>
 export type Capabilities = Static<typeof Capabilities>

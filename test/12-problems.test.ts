@@ -132,7 +132,7 @@ t.test('errors of the engine become problems', async (t) => {
     [{ code: -28 }, 507, { code: 'NO_SPACE' }],
     [{ code: -12 }, 503, { code: 'ENOMEM', number: -12, retryable: true }],
     [{ code: -95 }, 501, { code: 'ENOTSUP' }],
-    [{ code: -9 }, 404, { code: 'SET_NOT_FOUND' }],
+    [{ code: -9, reason: 16 }, 404, { code: 'SET_NOT_FOUND' }],
     [{ code: -9, errno: 9 }, 500, { code: 'INTERNAL' }],
     [{ code: -12345 }, 500, { code: 'INTERNAL' }]
   ]

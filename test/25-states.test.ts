@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Every operation on a set in every state that a set can be in: nothing mapped yet, mapped, everything removed again, deleted.
 import t, { type Test } from 'tap'
+import { encodeBatch } from '../src/batch.js'
 import { call, makeSet, mapPart, must, open, PAGE, type Body, type Opened } from './service.js'
 
 type State = 'empty' | 'mapped' | 'removed' | 'deleted'
@@ -50,6 +51,12 @@ const ROWS: Row[] = [
   { id: 'deepFlushRanges', request: (addr) => ['POST', '/deep-flush', ranges(addr)], ...access },
   { id: 'listFailures', request: () => ['GET', '/failures'], empty: 200, mapped: 200, removed: 200 },
   { id: 'acknowledgeFailure', request: () => ['POST', '/failures/failure-1/acknowledge', { action: 'rewrite' }], empty: NO_FAILURE, mapped: NO_FAILURE, removed: NO_FAILURE },
+  { id: 'fillMemory', request: (addr) => ['POST', '/memset', { addr, length: 8, value: '0x7' }], ...access },
+  { id: 'copyMemory', request: (addr) => ['POST', '/memcpy', { dest: addr, src: addr, length: 8 }], ...access },
+  { id: 'moveMemory', request: (addr) => ['POST', '/memmove', { dest: addr, src: addr, length: 8 }], ...access },
+  { id: 'atomic', request: (addr) => ['POST', '/atomic', { op: 'add', addr, value: '0x1' }], ...access },
+  { id: 'runBatch', request: (addr) => ['POST', '/batch', { operations: [{ op: 'read', addr, length: 8 }] }], ...access },
+  { id: 'runBinaryBatch', request: (addr) => ['POST', '/batch/binary', Buffer.from(encodeBatch([{ op: 'read', addr, length: 8 }]))], ...access },
   { id: 'drain', request: () => ['POST', '/drain'], empty: NEVER_MAPPED, mapped: 200, removed: 200 }
 ]
 

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Ajv } from 'ajv'
+import { encodeBatch } from '../src/batch.js'
 import t from 'tap'
 import { call, must, open, type Body, type Opened } from './service.js'
 
@@ -104,7 +105,8 @@ function requestOf ({ path, method, operation }: ReturnType<typeof operations>[n
   const query = given.filter((one) => one.in === 'query').map(({ name, example }) => `${name}=${encodeURIComponent(String(example))}`).join('&')
   const media = operation.requestBody?.content
   const component = media?.[JSON_TYPE]?.schema?.$ref?.split('/').at(-1)
-  const body = media === undefined ? undefined : component === undefined ? Buffer.from('8 bytes.') : document.components.schemas[component]?.example as object
+  const octets = operation.operationId === 'runBinaryBatch' ? Buffer.from(encodeBatch([{ op: 'read', addr: '0x400000000000', length: 8 }])) : Buffer.from('8 bytes.')
+  const body = media === undefined ? undefined : component === undefined ? octets : document.components.schemas[component]?.example as object
   return { method: method.toUpperCase(), url: query === '' ? filled : `${filled}?${query}`, body }
 }
 

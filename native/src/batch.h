@@ -61,9 +61,9 @@ struct batch_reply {
 	uint8_t persistence;
 	uint8_t simulated;
 	uint16_t reserved;
-	uint32_t done; /* operations, from the first on */
-	uint32_t reserved2;
+	uint32_t done;	/* operations, from the first on */
 	uint64_t bytes; /* stored */
+	uint64_t reserved2;
 };
 
 /* Which member of an operation is wrong; its index is told beside it. */

@@ -37,6 +37,13 @@ int error_set(struct pmemset_error *e, int code, const char *format, ...)
 	return code;
 }
 
+int error_stale(struct pmemset_error *e)
+{
+	error_set(e, -EBADF, "the handle was closed, or is of another kind, or its set is being deleted");
+	e->reason = PMEMSET_REASON_STALE;
+	return e->code;
+}
+
 int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...)
 {
 	va_list args;

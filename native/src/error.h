@@ -110,7 +110,8 @@
 	X(12, KEEP_FREE)	/* growth would leave less than the space kept free; value = bytes that are available */ \
 	X(13, SOURCE_EXISTS)	/* exclusive creation, and the file is there */ \
 	X(14, RANGE_LOST)	/* the kernel would not fence a range again: it is lost to the set; addr, size */ \
-	X(15, MALFORMED)	/* a batch; value = index of the operation, size = enum batch_field */
+	X(15, MALFORMED)	/* a batch; value = index of the operation, size = enum batch_field */ \
+	X(16, STALE)		/* the handle was closed, or its set is being deleted */
 
 enum pmemset_reason {
 #define PMEMSET_X(number, name) PMEMSET_REASON_##name = number,
@@ -140,6 +141,9 @@ struct pmemset_error {
 int error_set(struct pmemset_error *e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same, with the errno that caused it; code 0 means -sys_errno. */
 int error_sys(struct pmemset_error *e, int code, int sys_errno, const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* -EBADF with STALE. */
+int error_stale(struct pmemset_error *e);
 
 /* More for the log, behind the message that is there. */
 void error_add(struct pmemset_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -83,7 +83,7 @@ static int give(struct pmemset_error *to, const struct pmemset_error *e)
 static int stale(struct pmemset_error *to)
 {
 	struct pmemset_error e;
-	error_set(&e, -EBADF, "a stale handle, or one of another kind");
+	(void)error_stale(&e);
 	return give(to, &e);
 }
 
@@ -777,11 +777,12 @@ int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data,
 		else if (!whole)
 			error_set(&errs[i], -EINVAL, "unknown durability, or bytes that are not there");
 		else
-			stale(&errs[i]);
+			(void)error_stale(&errs[i]);
 		row->rc = s ? 0 : errs[i].code;
 	}
-	if (writes != NULL)
-		access_write_many(writes, n);
+	if (writes == NULL)
+		return (int64_t)count;
+	access_write_many(writes, n);
 	n = 0;
 	for (uint64_t i = 0; i < count; i++) {
 		struct ffi_write *row = &rows[i];

@@ -344,7 +344,7 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 	pthread_mutex_lock(&set->lock);
 	if (set->ended) {
 		pthread_mutex_unlock(&set->lock);
-		return error_set(e, -EBADF, "the set is being deleted");
+		return error_stale(e);
 	}
 	/* The size that the checks see holds until the map stands, or its growth is taken back. */
 	struct file *sized = source->file;

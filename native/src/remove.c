@@ -443,11 +443,6 @@ static int remove_locked(struct set *set, uint64_t lo, uint64_t hi, bool dry_run
 	return rc;
 }
 
-static int ended(struct pmemset_error *e)
-{
-	return error_set(e, -EBADF, "the set is being deleted");
-}
-
 int set_remove(struct set *set, uint64_t addr, uint64_t length, bool dry_run, struct removal *removal, struct pmemset_error *e)
 {
 	/* One that ends at 2^64 does not wrap; no part is so high up. */
@@ -455,7 +450,7 @@ int set_remove(struct set *set, uint64_t addr, uint64_t length, bool dry_run, st
 		return error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "a range of length 0, or one that wraps");
 	uint64_t end = addr + length ? addr + length : UINT64_MAX;
 	pthread_mutex_lock(&set->lock);
-	int rc = set->ended ? ended(e) : remove_locked(set, addr, end, dry_run, removal, e);
+	int rc = set->ended ? error_stale(e) : remove_locked(set, addr, end, dry_run, removal, e);
 	pthread_mutex_unlock(&set->lock);
 	return rc;
 }
@@ -466,7 +461,7 @@ int set_remove_map(struct set *set, uint64_t addr, bool dry_run, struct removal 
 	int rc;
 	pthread_mutex_lock(&set->lock);
 	if (set->ended)
-		rc = ended(e);
+		rc = error_stale(e);
 	else if (!index_peek(&set->index, INDEX_MAPS, addr, &r) || r.lo != addr || r.object == NULL)
 		rc = error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "no part map starts at %#" PRIx64, addr);
 	else
@@ -483,7 +478,7 @@ int set_remove_held(struct set *set, struct removal *removal, struct pmemset_err
 	/* Held, so its address is its own. */
 	uint64_t addr = removal->held ? atomic_load(&removal->held->addr) : 0;
 	if (set->ended)
-		rc = ended(e);
+		rc = error_stale(e);
 	else if (!index_peek(&set->index, INDEX_MAPS, addr, &r) || removal->held == NULL || r.object != removal->held)
 		rc = error_set(e, PMEMSET_E_PART_NOT_FOUND, "the set has no such part map");
 	else
@@ -539,7 +534,7 @@ int set_end(struct set *set, struct pmemset_error *e)
 	int rc = 0;
 	pthread_mutex_lock(&set->lock);
 	if (set->ended)
-		rc = ended(e);
+		rc = error_stale(e);
 	else if (atomic_load(&set->map_count) > 0)
 		rc = remove_locked(set, set->window.addr, set->window.addr + set->window.size, false, &removal, e);
 	if (rc == 0)

@@ -3,8 +3,8 @@
 // The native engine as the rest of the service sees it: typed calls, addresses as BigInt, sizes as numbers, failures as EngineError. What ffi.h says never
 // blocks is synchronous here; everything else is a promise. There is one engine in a process.
 import { constants } from 'node:os'
-import { EngineError } from '../errors.js'
-import { callAsync, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, type Abi, type Functions, type U64 } from './abi.js'
+import { EngineError, REASONS } from '../errors.js'
+import { callAsync, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
 
 export const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
 export const PERSISTENCES = ['unknown', 'persistent', 'host_dependent', 'volatile'] as const
@@ -152,6 +152,20 @@ export interface FailedFlush {
   errno: number
 }
 
+/** One of writeMany. */
+export interface Write {
+  set: Handle
+  addr: bigint
+  bytes: Buffer
+  durability: Durability
+}
+
+/** Which operation of a batch was refused or failed: the count of them where it was their flush. */
+export interface BatchFailure {
+  operation: number
+  error: EngineError
+}
+
 /** A code of the engine's own table. */
 export interface EngineCode {
   number: number
@@ -167,6 +181,8 @@ const CANNOT_FIND_PART_MAP = -200013
 const DEGRADED = 1n
 // A range removal can leave something of the map that holds its start and of the one that holds its end; no other.
 const CUT_ROWS = 2
+// A batch that is no larger is tried on the event loop first: it takes less time there than it would wait for a thread.
+const BATCH_AT_ONCE_BYTES = 256 * 1024
 const REMOVED_WORDS = 3
 const TRIMMED_WORDS = 4
 const SPLIT_WORDS = 6
@@ -229,19 +245,24 @@ function rowsOf<T> (count: bigint | undefined, read: (row: number) => T): T[] {
   return Array.from({ length: Number(count ?? 0n) }, (_, row) => read(row))
 }
 
-function throwFrom (err: Buffer): never {
+function errorFrom (err: Buffer): EngineError {
   const e = STRUCTS.error.decode(err)
-  throw new EngineError({ ...e, errno: e.sys_errno, value: BigInt(e.value), addr: BigInt(e.addr), size: BigInt(e.size), offset: BigInt(e.offset) })
+  return new EngineError({ ...e, errno: e.sys_errno, value: BigInt(e.value), addr: BigInt(e.addr), size: BigInt(e.size), offset: BigInt(e.offset) })
+}
+
+function throwFrom (err: Buffer): never {
+  throw errorFrom(err)
 }
 
 /** For the few functions that give a code and no record. */
 function throwCode (code: number, what: string): never {
-  throw new EngineError({ code, cause: 0, errno: 0, reason: 0, value: 0n, addr: 0n, size: 0n, offset: 0n, granularity: GRANULARITY_UNSET, message: `${what} failed with ${code}` })
+  const reason = code === -constants.errno.EBADF ? REASONS.indexOf('STALE') : 0
+  throw new EngineError({ code, cause: 0, errno: 0, reason, value: 0n, addr: 0n, size: 0n, offset: 0n, granularity: GRANULARITY_UNSET, message: `${what} failed with ${code}` })
 }
 
 /** Whether the error says that the set, or what else the handle named, is no more. */
 export function isStale (error: unknown): boolean {
-  return error instanceof EngineError && error.code === -constants.errno.EBADF
+  return error instanceof EngineError && error.reason === 'STALE'
 }
 
 const HIGH = 2 ** 32
@@ -517,6 +538,65 @@ export class Engine {
     const code = await callAsync(this.#call.ffi_write, set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), memory, err)
     if (code !== 0) throwFrom(err)
     return toWritten(memory)
+  }
+
+  /** The same at once, on this thread: for granularities finer than the page, where a store waits for nothing. */
+  writeNow (set: Handle, addr: bigint, bytes: Buffer, durability: Durability): Written {
+    const code = this.#call.ffi_write(set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), this.#written, this.#err)
+    if (code !== 0) throwFrom(this.#err)
+    return toWritten(this.#written)
+  }
+
+  /** Writes of different callers in one call, which share one flush of each file. Each has an outcome of its own. */
+  async writeMany (writes: readonly Write[]): Promise<Array<Written | EngineError>> {
+    const rows = new BigUint64Array(writes.length * WRITE_WORDS)
+    const data = Buffer.allocUnsafe(writes.reduce((sum, { bytes }) => sum + bytes.length, 1))
+    const errs = Buffer.allocUnsafe(writes.length * STRUCTS.error.size)
+    let offset = 0
+    writes.forEach(({ set, addr, bytes, durability }, i) => {
+      rows.set([BigInt(set), checkAddress(addr), BigInt(bytes.length), BigInt(offset), BigInt(DURABILITIES.indexOf(durability))], i * WRITE_WORDS)
+      bytes.copy(data, offset)
+      offset += bytes.length
+    })
+    await callAsync(this.#call.ffi_write_many, rows, writes.length, data, offset, errs)
+    return writes.map((_, i) => {
+      const row = i * WRITE_WORDS
+      if (word(rows, row + 5) !== 0n) return errorFrom(errs.subarray(i * STRUCTS.error.size, (i + 1) * STRUCTS.error.size))
+      const reached = Number(word(rows, row + 7))
+      return {
+        bytes: Number(word(rows, row + 6)),
+        durability: nameAt(DURABILITIES, reached & 0xff),
+        granularity: granularityAt((reached >> 8) & 0xff),
+        persistence: nameAt(PERSISTENCES, (reached >> 16) & 0xff),
+        simulated: reached >> 24 !== 0
+      }
+    })
+  }
+
+  /** The bytes that the reply to a batch takes; an EngineError with reason MALFORMED says what is wrong with its layout. */
+  checkBatch (body: Buffer): number {
+    const size = this.#call.ffi_batch_check(body, body.length, this.#err)
+    if (size < 0) throwFrom(this.#err)
+    return size
+  }
+
+  /** Runs a batch that checkBatch has let through, at once where nothing of it can wait for the disk. */
+  async batch (set: Handle, body: Buffer, reply: Buffer): Promise<BatchFailure | undefined> {
+    reply[0] = 0
+    const failure = (operation: bigint, error: EngineError): BatchFailure => {
+      // Without a reply it was not begun: there is no such set.
+      if (reply[0] === 0) throw error
+      return { operation: Number(operation), error }
+    }
+    if (body.length + reply.length <= BATCH_AT_ONCE_BYTES) {
+      const code = this.#call.ffi_batch(set, body, body.length, reply, reply.length, 1, this.#out, this.#err)
+      if (code === 0) return undefined
+      if (code !== EAGAIN) return failure(word(this.#out, 0), errorFrom(this.#err))
+    }
+    const failed = new BigUint64Array(1)
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_batch, set, body, body.length, reply, reply.length, 0, failed, err) === 0) return undefined
+    return failure(word(failed, 0), errorFrom(err))
   }
 
   /** Makes ranges durable; all are checked before the first is flushed. */

@@ -34,7 +34,7 @@ export type ToldCode = CodeName | `${CodeName}:${Circumstance}`
 export interface Told {
   answers: Partial<Record<200 | 201 | 204, TSchema | string>>
   codes: readonly ToldCode[]
-  bytes?: 'in' | 'out' | undefined
+  bytes?: 'in' | 'out' | 'both' | undefined
   etag: boolean
   example: { path?: Record<string, string>, query?: Record<string, string | number | boolean>, answer?: unknown }
 }
@@ -79,7 +79,7 @@ function answers (told: Told): Record<string, object> {
   return Object.fromEntries(Object.entries(told.answers).map(([status, answer]): [string, object] => {
     const description = typeof answer === 'string' ? answer : DESCRIPTIONS[status]
     const headers = headersOf(told, status)
-    if (told.bytes === 'out') return [status, { description, ...headers, content: { 'application/octet-stream': OCTETS } }]
+    if (told.bytes === 'out' || told.bytes === 'both') return [status, { description, ...headers, content: { 'application/octet-stream': OCTETS } }]
     if (typeof answer === 'string') return [status, { description, ...headers, type: 'null' }]
     const { answer: example } = told.example
     return [status, { description, ...headers, content: { 'application/json': { schema: answer, ...(example === undefined ? {} : { example }) } } }]
@@ -102,7 +102,7 @@ function toDocument (schema: FastifySchema, told: Told, hasBody: boolean, isOpen
     ...schema,
     ...(params === undefined ? {} : { params }),
     ...(querystring === undefined ? {} : { querystring }),
-    ...(told.bytes === 'in' ? { body: { content: { 'application/octet-stream': OCTETS } } } : {}),
+    ...(told.bytes === 'in' || told.bytes === 'both' ? { body: { content: { 'application/octet-stream': OCTETS } } } : {}),
     ...(isOpen ? { security: [] } : {}),
     response: { ...answers(told), ...refusals(codes) }
   }

@@ -118,6 +118,10 @@ function acceptedBy (request: FastifyRequest): string {
   return takesBytes(request) ? BYTES : JSON_TYPE
 }
 
+function isBatch (request: FastifyRequest): boolean {
+  return request.routeOptions.config.batch === true
+}
+
 type Done = (error: Error | null, body?: unknown) => void
 
 function isUtf8Charset (contentType: string): boolean {
@@ -125,35 +129,29 @@ function isUtf8Charset (contentType: string): boolean {
   return charset === undefined || charset.toLowerCase() === 'utf-8'
 }
 
-function readJson (bodyBytesMax: number, request: FastifyRequest, payload: IncomingMessage, done: Done): void {
-  if (takesBytes(request) || !isUtf8Charset(request.headers['content-type'] ?? '')) { done(refuseType(acceptedBy(request))); return }
+/** All of a body, where it has at most that many bytes. */
+function gather (bytesMax: number, request: FastifyRequest, payload: IncomingMessage, done: (error: Error | null, body?: Buffer) => void): void {
   const tooLarge = (): void => {
-    done(new ServiceError('BODY_TOO_LARGE', `The body has more than ${bodyBytesMax} bytes.`, { max: bodyBytesMax }))
+    done(new ServiceError('BODY_TOO_LARGE', `The body has more than ${bytesMax} bytes.`, { max: bytesMax }))
   }
-  if (Number(request.headers['content-length'] ?? 0) > bodyBytesMax) { tooLarge(); return }
+  if (Number(request.headers['content-length'] ?? 0) > bytesMax) { tooLarge(); return }
   request.acceptBody()
   // One buffer that doubles: a chunk of one byte, kept as it came, would cost hundreds.
   let body = Buffer.alloc(0)
   let received = 0
-  const finish = (): void => {
-    try {
-      done(null, parseJson(body.subarray(0, received)))
-    } catch (error) {
-      done(error as Error)
-    }
-  }
+  const finish = (): void => { done(null, body.subarray(0, received)) }
   const fail = (): void => {
     stop()
     done(new ServiceError('REQUEST_INVALID', 'The body ended early.'))
   }
   const take = (chunk: Buffer): void => {
     received += chunk.length
-    if (received > bodyBytesMax) {
+    if (received > bytesMax) {
       stop()
       tooLarge()
     } else {
       if (received > body.length) {
-        const larger = Buffer.allocUnsafe(Math.min(Math.max(2 * body.length, received, BODY_BYTES_MIN), bodyBytesMax))
+        const larger = Buffer.allocUnsafe(Math.min(Math.max(2 * body.length, received, BODY_BYTES_MIN), bytesMax))
         body.copy(larger, 0, 0, received - chunk.length)
         body = larger
       }
@@ -172,22 +170,36 @@ function readJson (bodyBytesMax: number, request: FastifyRequest, payload: Incom
   payload.once('aborted', fail)
 }
 
-// Content types are looked at by hand in the parsers, since one application has both kinds of routes.
-function takeBytes (request: FastifyRequest, payload: IncomingMessage, done: Done): void {
-  if (!takesBytes(request)) { done(refuseType(JSON_TYPE)); return }
-  done(null, payload)
+function readJson (bytesMax: number, request: FastifyRequest, payload: IncomingMessage, done: Done): void {
+  if (takesBytes(request) || !isUtf8Charset(request.headers['content-type'] ?? '')) { done(refuseType(acceptedBy(request))); return }
+  gather(bytesMax, request, payload, (error, body) => {
+    if (error !== null || body === undefined) { done(error); return }
+    try {
+      done(null, parseJson(body))
+    } catch (wrong) {
+      done(wrong as Error)
+    }
+  })
 }
 
-function takeUntyped (request: FastifyRequest, payload: IncomingMessage, done: Done): void {
-  if (!takesBytes(request) || request.headers['content-type'] !== undefined) { done(refuseType(acceptedBy(request))); return }
-  done(null, payload)
+// Content types are looked at by hand in the parsers, since one application has both kinds of routes. A batch is needed whole; else octets are a stream.
+function takeBytes (batchBytesMax: number, request: FastifyRequest, payload: IncomingMessage, done: Done): void {
+  if (!takesBytes(request)) done(refuseType(JSON_TYPE))
+  else if (isBatch(request)) gather(batchBytesMax, request, payload, done)
+  else done(null, payload)
+}
+
+function takeUntyped (batchBytesMax: number, request: FastifyRequest, payload: IncomingMessage, done: Done): void {
+  if (request.headers['content-type'] !== undefined) done(refuseType(acceptedBy(request)))
+  else takeBytes(batchBytesMax, request, payload, done)
 }
 
 export interface UploadsOptions {
   bodyBytesMax: number
+  batchBytesMax: number
 }
 
-async function uploads (app: FastifyInstance, { bodyBytesMax }: UploadsOptions): Promise<void> {
+async function uploads (app: FastifyInstance, { bodyBytesMax, batchBytesMax }: UploadsOptions): Promise<void> {
   app.server.on('checkContinue', (raw: Upload, res: ServerResponse) => {
     raw[kExpects] = res
     app.server.emit('request', raw, res)
@@ -195,9 +207,9 @@ async function uploads (app: FastifyInstance, { bodyBytesMax }: UploadsOptions):
   app.decorateRequest('acceptBody', acceptBody)
   app.addHook('onRoute', guardRoute)
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser(JSON_TYPE, (request: FastifyRequest, payload: IncomingMessage, done: Done) => { readJson(bodyBytesMax, request, payload, done) })
-  app.addContentTypeParser(BYTES, takeBytes)
-  app.addContentTypeParser('*', takeUntyped)
+  app.addContentTypeParser(JSON_TYPE, (request: FastifyRequest, payload: IncomingMessage, done: Done) => { readJson(isBatch(request) ? batchBytesMax : bodyBytesMax, request, payload, done) })
+  app.addContentTypeParser(BYTES, (request: FastifyRequest, payload: IncomingMessage, done: Done) => { takeBytes(batchBytesMax, request, payload, done) })
+  app.addContentTypeParser('*', (request: FastifyRequest, payload: IncomingMessage, done: Done) => { takeUntyped(batchBytesMax, request, payload, done) })
 }
 
 export default fp(uploads, { name: 'uploads', dependencies: ['problems', 'tokens'], fastify: '5.x' })

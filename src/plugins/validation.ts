@@ -225,6 +225,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** `bytes`: the body is a stream of octets that the handler reads from `request.raw`; else it is JSON. */
     body?: 'bytes'
+    /** Its body is as large as a batch's may be, and needed whole. */
+    batch?: true
   }
 }
 

@@ -7,6 +7,7 @@ import type { Engine } from '../engine/engine.js'
 import { CATALOGUE, ServiceError, statusesOf, type AnyCode } from '../errors.js'
 import type { Capabilities, ErrorCode, Health } from '../schemas.js'
 import { Memory, Streams } from './memory.js'
+import { Operations } from './operations.js'
 import { Sets } from './sets.js'
 import { Volumes } from './volumes.js'
 
@@ -14,6 +15,7 @@ export class Service {
   readonly sets: Sets
   readonly volumes: Volumes
   readonly memory: Memory
+  readonly operations: Operations
   readonly #engine: Engine
   readonly #catalog: Catalog
   readonly #config: Config
@@ -27,6 +29,7 @@ export class Service {
     this.#version = version
     this.volumes = new Volumes(engine, config.volumes, limits)
     this.sets = new Sets({ engine, catalog, volumes: this.volumes, limits })
+    this.operations = new Operations(limits)
     this.memory = new Memory(new Streams(limits.streams))
   }
 

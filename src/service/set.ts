@@ -4,10 +4,14 @@
 // at every look-up afresh; this file adds what only the service knows (ids, revisions, labels).
 import type { Catalog, Change, PartRecord, SetRecord } from '../catalog/catalog.js'
 import type { Limits } from '../config.js'
-import type { Engine, Granularity, Handle, Persistence } from '../engine/engine.js'
+import type { Durability, Engine, Granularity, Handle, Persistence, Written as EngineWritten } from '../engine/engine.js'
 import { hex, ServiceError } from '../errors.js'
 import type { PartMap, PmemSet, SetPatch } from '../schemas.js'
 import type { Volumes } from './volumes.js'
+import { GroupedWrites } from './writes.js'
+
+/** A write up to this is not worth a call of its own. */
+export const SMALL_WRITE_BYTES_MAX = 64 * 1024
 
 /** What all sets share. */
 export interface Context {
@@ -77,6 +81,7 @@ export class LiveSet {
   #granularity: Granularity | undefined
   #isEnded = false
   #lastChange: Promise<unknown> = Promise.resolve()
+  readonly #writes: GroupedWrites
   readonly #byId = new Map<string, LivePart>()
   readonly #byCookie = new Map<number, LivePart>()
 
@@ -85,6 +90,7 @@ export class LiveSet {
     this.#record = record
     this.#version = versionOf(record)
     this.handle = handle
+    this.#writes = new GroupedWrites(context.engine, handle)
   }
 
   get record (): SetRecord {
@@ -147,6 +153,13 @@ export class LiveSet {
     const granularity = this.#granularity ??= this.context.engine.setInfo(this.handle).granularity
     if (granularity === undefined) throw new ServiceError('PMEMSET_E_NO_PART_MAPPED', 'Nothing was mapped into the set yet.', {}, 'granularity')
     return granularity
+  }
+
+  /** Writes bytes that are all there, on the way that suits them. */
+  async write (addr: bigint, bytes: Buffer, durability: Durability): Promise<EngineWritten> {
+    const { engine } = this.context
+    if (bytes.length > SMALL_WRITE_BYTES_MAX || durability === 'deep') return await engine.write(this.handle, addr, bytes, durability)
+    return this.granularity() === 'page' ? await this.#writes.write(addr, bytes, durability) : engine.writeNow(this.handle, addr, bytes, durability)
   }
 
   patch ({ coalescing, labels }: SetPatch, expected: Expected): Promise<PmemSet> {

@@ -221,10 +221,11 @@ static void result(int rc, bool handle_is_good)
 	REQUIRE(rc > -200 ? strerrorname_np(-rc) != NULL : is_code(rc));
 	REQUIRE(rc != PMEMSET_E_UNKNOWN && rc != -EFAULT);
 	REQUIRE(err.cause == 0 || is_code(err.cause));
-	REQUIRE(err.reason <= PMEMSET_REASON_RANGE_LOST);
+	REQUIRE(err.reason <= PMEMSET_REASON_STALE);
 	/* A file system in memory loses nothing. */
 	REQUIRE(err.reason != PMEMSET_REASON_PERSIST_FAILED && err.reason != PMEMSET_REASON_DEGRADED &&
 			err.reason != PMEMSET_REASON_RANGE_LOST && err.reason != PMEMSET_REASON_MEDIA);
+	REQUIRE((err.reason == PMEMSET_REASON_STALE) == (rc == -EBADF));
 	REQUIRE(err.granularity <= FFI_GRANULARITY_UNSET);
 	REQUIRE(err.sys_errno >= 0 && memchr(err.message, 0, sizeof(err.message)) != NULL);
 	REQUIRE((rc == -EBADF) == !handle_is_good || rc == -EINVAL);
