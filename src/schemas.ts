@@ -387,8 +387,8 @@ export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({
 
 /** Every component of the document. */
 export const COMPONENTS: readonly TSchema[] = [
-  Acknowledgement, AddressRange, ByteRange, Capabilities, EngineVersion, ErrorCode, ErrorCodeList, Failure, FailureList, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, Part,
-  AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, Copy, EngineVersion, ErrorCode, ErrorCodeList, Fill, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, OperationResult, Part,
+  Acknowledgement, AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, Copy, EngineVersion, ErrorCode, ErrorCodeList, Failure,
+  FailureList, Fill, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, OperationResult, Part,
   PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
 ]
 
