@@ -58,8 +58,18 @@ void dirt_add(struct dirt *dirt, uint64_t from, uint64_t to)
 		join_nearest(dirt);
 }
 
+void dirt_copy(struct dirt *to, const struct dirt *from)
+{
+	memcpy(to->at, from->at, from->count * sizeof(from->at[0]));
+	to->count = from->count;
+}
+
 void dirt_join(struct dirt *dirt, const struct dirt *more)
 {
+	if (dirt->count == 0) {
+		dirt_copy(dirt, more);
+		return;
+	}
 	for (uint32_t i = 0; i < more->count; i++)
 		dirt_add(dirt, more->at[i].from, more->at[i].to);
 }

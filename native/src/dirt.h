@@ -22,6 +22,8 @@ struct dirt {
 };
 
 void dirt_add(struct dirt *dirt, uint64_t from, uint64_t to);
+/* No more than there is of it, which is little as a rule. */
+void dirt_copy(struct dirt *to, const struct dirt *from);
 void dirt_join(struct dirt *dirt, const struct dirt *more);
 /* These pages are clean. Where there is no room for what is left on both sides, it stays one. */
 void dirt_cut(struct dirt *dirt, uint64_t from, uint64_t to);

@@ -304,8 +304,7 @@ static void vouch(struct file *file, const struct flush *round, bool whole)
 static void begin_round(struct file *file)
 {
 	file->running = true;
-	file->in_round.count = file->dirt.count;
-	memcpy(file->in_round.at, file->dirt.at, file->dirt.count * sizeof(file->dirt.at[0]));
+	dirt_copy(&file->in_round, &file->dirt);
 	file->dirt.count = 0;
 }
 
@@ -482,7 +481,7 @@ bool file_failure(struct file *file, struct failure *failure, struct dirt *doubt
 	bool failed = atomic_load(&file->failed) != 0;
 	if (failed) {
 		*failure = (struct failure){.id = file->failure, .at = file->failed_at, .why = file->why};
-		*doubt = file->dirt;
+		dirt_copy(doubt, &file->dirt);
 		dirt_join(doubt, &file->in_round);
 	}
 	pthread_mutex_unlock(&file->lock);
