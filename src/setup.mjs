@@ -88,6 +88,13 @@ async function allowed (reason, commands) {
   if (!['', 'y', 'yes'].includes(answer)) throw new SetupError('not installed, as you said: run the lines above yourself, then again')
 }
 
+/** An installation that starts no server, now or with the machine: the bench starts its own, on loopback. A policy that is there already is left alone. */
+const WITHOUT_STARTING = `policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then trap 'rm -f $policy' EXIT; printf '#!/bin/sh\\nexit 101\\n' >$policy && chmod 755 $policy; fi
+services=$1; shift; "$@"; status=$?
+if command -v systemctl >/dev/null; then systemctl --quiet disable $services; fi
+exit $status`
+
 /** Installs from the distribution what is not there yet. */
 export async function systemPackages (wanted) {
   const missing = wanted.filter((one) => !one.there())
@@ -99,8 +106,12 @@ export async function systemPackages (wanted) {
   const root = process.getuid?.() === 0
   const prefix = root ? ['env', 'DEBIAN_FRONTEND=noninteractive'] : ['sudo', '-n', 'env', 'DEBIAN_FRONTEND=noninteractive']
   const update = [...prefix, 'apt-get', 'update']
-  const install = [...prefix, 'apt-get', 'install', '-y', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=300', ...names]
-  await allowed(reason, [update.join(' '), install.join(' ')])
+  const services = missing.flatMap(({ service }) => service ?? [])
+  const calmly = services.length > 0 ? ['sh', '-c', WITHOUT_STARTING, 'sh', services.join(' ')] : []
+  const apt = ['apt-get', 'install', '-y', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=300', ...names]
+  const install = [...prefix, ...calmly, ...apt]
+  const shown = [...prefix, ...apt, ...(services.length > 0 ? [`   # and ${services.join(', ')} neither started nor enabled`] : [])]
+  await allowed(reason, [update.join(' '), shown.join(' ')])
 
   const byHand = `run as root:\n    apt-get update && apt-get install -y --no-install-recommends ${names.join(' ')}`
   if (!root && (!inPath('sudo') || spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status !== 0)) {
@@ -320,10 +331,20 @@ export async function setUp (what) {
   await alone(() => allSteps(what))
 }
 
+async function peers () {
+  try {
+    await systemPackages(PACKAGES.bench)
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error
+    say(`without some peers: ${error.message}`)
+  }
+}
+
 async function allSteps (what) {
   const withNode = !what.startsWith('native')
-  const further = what.endsWith('test') ? PACKAGES.test : what === 'native-fuzz' ? PACKAGES.fuzz : what === 'bench' ? PACKAGES.bench : []
+  const further = what.endsWith('test') ? PACKAGES.test : what === 'native-fuzz' ? PACKAGES.fuzz : []
   await systemPackages([...PACKAGES.build, ...further])
+  if (what === 'bench') await peers()
   if (withNode) await nodeModules()
   const builds = await Promise.allSettled(withNode ? [buildNative(), typeScript()] : [buildNative()])
   const failed = builds.filter((one) => one.status === 'rejected').map((one) => one.reason)
