@@ -2,114 +2,55 @@
 //
 // npm run bench [-- ROW ...] [--pairs N] [--seconds S] [--processes P]
 //
-// A row compares the service with a peer that does the same work, in one run: ratios of adjacent slices, of CPU per request, and of CPU
-// per request while both share a core. First the service is compared with itself; where that median is outside of 0.93 to 1.07 the
-// machine is too noisy for the row, and it says so. No absolute number is a result.
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+// A row compares the service with peers that do the same work, in one run: ratios of adjacent slices, of CPU per operation, and of CPU per operation while
+// both share a core. First the service is compared with itself; where that median is outside of 0.93 to 1.07 the machine is too noisy for the line, and
+// it says so. No absolute number is a result, but for the start. At the end there is one table.
 import { parseArgs } from 'node:util'
-import { coRun, machineLoad, noRatios, pairs, spread, type Ratios, type Spread } from './load.js'
-import { freePort } from '../shell.js'
-import { start, type Server } from './server.js'
-
-const SERVER_CORE = 0
-const HERE = dirname(fileURLToPath(import.meta.url))
-const MAIN = join(HERE, '..', '..', 'src', 'main.js')
-const AA_MIN = 0.93
-const AA_MAX = 1.07
+import { machineLoad, newBench, type Line, type Spread } from './measure.js'
+import { ROWS } from './rows.js'
 
 const { values, positionals } = parseArgs({
   args: process.argv.slice(2),
   allowPositionals: true,
   options: { pairs: { type: 'string', default: '20' }, seconds: { type: 'string', default: '1' }, processes: { type: 'string', default: '3' } }
 })
-const PAIRS = Number(values.pairs)
-const SECONDS = Number(values.seconds)
-const PROCESSES = Number(values.processes)
 
-const volume = mkdtempSync(join(tmpdir(), 'pmemsetd-bench-'))
-
-async function service (): Promise<Server> {
-  const port = await freePort()
-  return await start(SERVER_CORE, port, [MAIN], { PMEMSETD_PORT: String(port), PMEMSETD_VOLUMES: `default=${volume}` }, '/livez')
+function positive (name: 'pairs' | 'seconds' | 'processes'): number {
+  const value = Number(values[name])
+  if (!(value > 0)) throw new Error(`--${name} is ${JSON.stringify(values[name])}; it must be a number above 0`)
+  return value
 }
 
-async function call (server: Server, method: string, path: string, body?: object): Promise<Record<string, unknown>> {
-  const headers: Record<string, string> = body === undefined ? {} : { 'content-type': 'application/json' }
-  const response = await fetch(server.url + path, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) })
-  const answer = await response.json() as Record<string, unknown>
-  if (!response.ok) throw new Error(`${method} ${path}: ${JSON.stringify(answer)}`)
-  return answer
+const show = (figures: Spread | undefined): string => (figures === undefined ? '-' : `${figures.median.toFixed(2)} (${figures.min.toFixed(2)}-${figures.max.toFixed(2)})`)
+
+const COLUMNS = ['row', 'what', 'goal', 'median (min-max)', 'A/A', 'verdict', 'load', 'note']
+const cells = (one: Line): string[] => [one.row, one.what, one.goal, show(one.figures), show(one.aa), one.verdict, one.load, one.note ?? '']
+
+function table (rows: string[][]): string {
+  const widths = COLUMNS.map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)))
+  return rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()).join('\n')
 }
 
-const MAPS = 1000
-const PAGE = 4096
-
-/** A set of many maps, and the path that looks one of them up by an address inside. */
-async function withMaps (server: Server): Promise<string> {
-  await call(server, 'POST', '/sets', { id: 'bench', requiredGranularity: 'page' })
-  let addr = ''
-  for (let i = 0; i < MAPS; i++) {
-    const part = await call(server, 'POST', '/sets/bench/parts',
-      { source: { type: 'file', path: 'bench.bin', create: 'if_needed' }, offset: 0, length: PAGE })
-    if (i === MAPS >> 1) addr = part.addr as string
-  }
-  return `/sets/bench/maps?addr=0x${(BigInt(addr) + 5n).toString(16)}`
-}
-
-interface Row { name: string, what: string, goal: string, measure: () => Promise<{ aa: Spread, ratios: Ratios, shared: number[] }> }
-
-async function h1 (): Promise<{ aa: Spread, ratios: Ratios, shared: number[] }> {
-  const aa = noRatios()
-  const ratios = noRatios()
-  const shared: number[] = []
-  for (let p = 0; p < PROCESSES; p++) {
-    const servers: Server[] = []
-    try {
-      const ours = await service()
-      servers.push(ours)
-      const path = await withMaps(ours)
-      const port = await freePort()
-      const answer = JSON.stringify(await call(ours, 'GET', path))
-      const peer = await start(SERVER_CORE, port, [join(HERE, 'bare.js')], { PORT: String(port), ANSWER: answer }, path)
-      servers.push(peer)
-      const same = JSON.stringify(await call(peer, 'GET', path))
-      if (same !== answer) throw new Error(`the peer answers something else: ${same} for ${answer}`)
-      const count = Math.ceil(PAIRS / PROCESSES)
-      await pairs(ours, peer, path, 1, 2, noRatios()) // both warm
-      await pairs(ours, ours, path, count, SECONDS, aa)
-      await pairs(ours, peer, path, count, SECONDS, ratios)
-      shared.push(...await coRun(ours, peer, path, count, SECONDS))
-    } finally {
-      for (const server of servers) await server.stop()
+const bench = newBench({ pairs: positive('pairs'), seconds: positive('seconds'), processes: positive('processes'), isSmoke: false })
+const unknown = positionals.find((name) => !ROWS.some((row) => row.name === name))
+if (unknown !== undefined) throw new Error(`no row ${unknown}; there are ${ROWS.map(({ name }) => name).join(', ')}`)
+console.log(`${bench.pairs} pairs of ${bench.seconds} s over ${bench.processes} processes; disk ${bench.disk}, tmpfs ${bench.memory}`)
+const lines: Line[] = []
+let failed = 0
+for (const row of ROWS.filter(({ name }) => positionals.length === 0 || positionals.includes(name))) {
+  console.log(`${row.name}: ${row.what}; load ${machineLoad()}`)
+  try {
+    for (const one of await row.measure(bench)) {
+      console.log(`  ${cells(one).slice(1).filter((cell) => cell !== '').join('; ')}`)
+      lines.push(one)
     }
+  } catch (error) {
+    // One row that cannot be measured takes no figures from the others.
+    failed++
+    console.log(`  FAILED: ${error instanceof Error ? error.message : String(error)}`)
   }
-  return { aa: spread(aa.rate), ratios, shared }
 }
-
-const ROWS: Row[] = [
-  { name: 'H1', what: 'GET /sets/{id}/maps?addr= beside a bare Fastify route that returns the same object', goal: '>= 0.9', measure: h1 }
-]
-
-const show = ({ median, min, max }: Spread): string => `${median.toFixed(3)} (${min.toFixed(3)} to ${max.toFixed(3)})`
-
-try {
-  const wanted = positionals.length > 0 ? positionals : ROWS.map((row) => row.name)
-  for (const name of wanted) {
-    const row = ROWS.find((r) => r.name === name)
-    if (row === undefined) throw new Error(`no row ${name}; there are ${ROWS.map((r) => r.name).join(', ')}`)
-    console.log(`${row.name}: ${row.what}; goal ${row.goal}; load ${machineLoad()}`)
-    const { aa, ratios, shared } = await row.measure()
-    const isVoid = aa.median < AA_MIN || aa.median > AA_MAX
-    console.log(`  A/A, the service beside itself   ${show(aa)}${isVoid ? '  VOID: the machine is too noisy' : ''}`)
-    console.log(`  requests per second, ratio       ${show(spread(ratios.rate))}`)
-    console.log(`  CPU per request, ratio           ${show(spread(ratios.cpu))}`)
-    console.log(`  CPU per request, sharing a core  ${show(spread(shared))}`)
-    console.log(`  p99 ms, service and peer         ${show(spread(ratios.p99Ms.a))}, ${show(spread(ratios.p99Ms.b))}`)
-    console.log(`  requests per second, both        ${show(spread(ratios.rates.a))}, ${show(spread(ratios.rates.b))}; load ${machineLoad()}`)
-  }
-} finally {
-  rmSync(volume, { recursive: true, force: true })
-}
+console.log(`\n${table([COLUMNS, ...lines.map(cells)])}`)
+const peers = [...new Set(lines.filter(({ verdict }) => verdict === 'no peer').map(({ note }) => note))]
+if (peers.length > 0) console.log(`\nleft out: ${peers.join(', ')}`)
+process.exitCode = failed > 0 ? 1 : 0
