@@ -15,9 +15,11 @@
 
 #define BUCKETS 1024u
 
-/* Up to so many ranges, and whenever somebody else's dirt is on the file, ranges are flushed one by one. */
-#define RANGES_APART 8u
-#define RANGES_PER_ROUND 4096u
+/*
+ * Each range that is flushed on its own makes the disk flush its cache, which is what takes the time, so all go in one where nobody else's dirt
+ * would have to be written for it, and where there are more than this.
+ */
+#define RANGES_APART 64u
 
 #define ZEROS_SIZE (1u << 20)
 
@@ -232,8 +234,8 @@ static int sync_ranges(struct flush_range *ranges, size_t count)
 }
 
 /*
- * One round, for everybody in it. fdatasync writes all dirt of the file first, everybody's; ranges cost a call each. So: few ranges, or
- * dirt that nobody asked to have flushed: by range; else the file. Returns errno; *whole: the file was flushed.
+ * One round, for everybody in it. fdatasync writes all dirt of the file first, everybody's; ranges cost a flush of the disk each. So: one
+ * range, or a few beside dirt that nobody asked to have flushed: by range; else the file. Returns errno; *whole: the file was flushed.
  */
 static int flush_round(struct file *file, const struct flush *round, bool dirty, bool *whole)
 {
@@ -243,22 +245,15 @@ static int flush_round(struct file *file, const struct flush *round, bool dirty,
 		*whole |= f->whole;
 		count += f->count;
 	}
-	if (!*whole && count <= RANGES_PER_ROUND && (dirty || count <= RANGES_APART)) {
-		struct flush_range few[RANGES_APART];
-		struct flush_range *all = count <= RANGES_APART ? few : malloc(count * sizeof(*all));
-		if (all != NULL) {
-			size_t n = 0;
-			for (const struct flush *f = round; f != NULL; f = f->next)
-				for (size_t i = 0; i < f->count; i++)
-					all[n++] = f->ranges[i];
-			int rc = sync_ranges(all, count);
-			if (all != few)
-				free(all);
-			return rc;
-		}
-	}
-	*whole = true;
-	return uninterrupted(fdatasync, file->fd);
+	*whole |= count > (dirty ? RANGES_APART : 1);
+	if (*whole)
+		return uninterrupted(fdatasync, file->fd);
+	struct flush_range all[RANGES_APART];
+	size_t n = 0;
+	for (const struct flush *f = round; f != NULL; f = f->next)
+		for (size_t i = 0; i < f->count; i++)
+			all[n++] = f->ranges[i];
+	return sync_ranges(all, n);
 }
 
 /* ---- what is known of its stores; under the lock ---- */
