@@ -43,7 +43,8 @@ export type Estimator = 'rate' | 'cpu' | 'co-run'
 export interface Goal {
   peer: string
   by: Estimator
-  atLeast: number
+  /** Absent: there is no goal, and the figure is for comparison. */
+  atLeast?: number
   /** A goal that is wished for, and no failure when it is missed. */
   stretch?: boolean
   /** What is not equal. */
@@ -66,7 +67,7 @@ export interface Line {
   /** Absent: not measured, and why is in the note. */
   figures?: Spread
   aa?: Spread
-  verdict: 'met' | 'missed' | 'void' | 'no peer'
+  verdict: 'met' | 'missed' | 'void' | 'no goal' | 'no peer'
   load: string
   note?: string
 }
@@ -246,16 +247,16 @@ async function ratios (bench: Bench, a: Contestant, b: Contestant, by: Estimator
 /* ---- rows ---- */
 
 /** A line that holds a figure to its goal. */
-export function line (row: string, what: string, figures: Spread, goal: { atLeast: number, stretch?: boolean } | { atMost: number, unit: string }, aa?: Spread, note?: string): Line {
-  const isMet = 'atLeast' in goal ? figures.median >= goal.atLeast : figures.median <= goal.atMost
+export function line (row: string, what: string, figures: Spread, { atLeast, stretch, atMost, unit }: Partial<Goal & { atMost: number, unit: string }>, aa?: Spread, note?: string): Line {
+  const isMet = atLeast !== undefined ? figures.median >= atLeast : atMost !== undefined ? figures.median <= atMost : undefined
   const isVoid = aa !== undefined && !(aa.median >= AA_MIN && aa.median <= AA_MAX)
   return {
     row,
     what,
     figures,
-    goal: 'atLeast' in goal ? `>= ${goal.atLeast}${goal.stretch === true ? ' (stretch)' : ''}` : `<= ${goal.atMost} ${goal.unit}`,
+    goal: atLeast !== undefined ? `>= ${atLeast}${stretch === true ? ' (stretch)' : ''}` : atMost !== undefined ? `<= ${atMost} ${unit ?? ''}`.trim() : '',
     ...(aa === undefined ? {} : { aa }),
-    verdict: isVoid ? 'void' : isMet ? 'met' : 'missed',
+    verdict: isVoid ? 'void' : isMet === undefined ? 'no goal' : isMet ? 'met' : 'missed',
     load: machineLoad(),
     ...(note === undefined ? {} : { note })
   }

@@ -56,7 +56,7 @@ async function measure (bench: Bench): Promise<Line[]> {
   }
   return [
     line('S1', 'second npm start to the first answer', spread(starts), { atMost: 2, unit: 's' }),
-    line('S1', 'RSS at rest / bare Fastify', spread(rest), { atMost: 1.3, unit: '' })
+    line('S1', 'RSS at rest / bare Fastify', spread(rest), { atMost: 1.3 })
   ]
 }
 
