@@ -103,6 +103,21 @@ int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool
 	return rc;
 }
 
+int access_check(struct set *set, uint64_t addr, uint64_t length, enum check what, struct pmemset_error *e)
+{
+	struct part_map *map = NULL;
+	int rc = access_pin(set, addr, length, &map, e);
+	if (rc != 0)
+		return rc;
+	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
+		struct segment s = segment_at(set, from, addr + length);
+		rc = segment_check(set, &s, what, e);
+		from += s.length;
+	}
+	access_unpin(map);
+	return rc;
+}
+
 /* ---- what a write reached ---- */
 
 /* Every call here ends with a fence or a flush that waits, so what was flushed is persisted. */

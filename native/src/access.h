@@ -23,6 +23,8 @@ struct written {
 	bool simulated;
 };
 
+/* As segment_check, for all of the range. */
+int access_check(struct set *set, uint64_t addr, uint64_t length, enum check what, struct pmemset_error *e);
 /* nowait: -EAGAIN where a page would have to be read from the disk first. */
 int access_read(struct set *set, uint64_t addr, void *buf, uint64_t length, bool nowait, struct pmemset_error *e);
 /* -EIO with DEGRADED where a flush of the range, which is pinned, would answer falsely. */

@@ -723,6 +723,19 @@ int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t n
 	return rc ? give(err, &e) : 0;
 }
 
+int ffi_check(uint64_t set, uint64_t addr, uint64_t length, uint32_t what, struct pmemset_error *err)
+{
+	if (what > FFI_CHECK_LOAD)
+		return bad_value(err, "unknown check");
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = access_check(s, addr, length, (enum check)what, &e);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
 static void tell(struct set *s, const struct written *w, struct ffi_written *out)
 {
 	*out = (struct ffi_written){.bytes = w->bytes,
@@ -743,6 +756,48 @@ int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uin
 	struct pmemset_error e;
 	struct written w;
 	int rc = access_write(s, addr, buf, length, (enum durability)durability, &w, &e);
+	if (rc == 0)
+		tell(s, &w, written);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+static int write_pieces(struct set *s, uint64_t addr, const uint64_t *pieces, uint64_t count, enum durability durability,
+		struct written *all, struct pmemset_error *e)
+{
+	uint64_t done = 0;
+	int rc = 0;
+	for (uint64_t i = 0; rc == 0 && i < count; i++) {
+		struct written w;
+		const void *from =
+				(const void *)(uintptr_t)pieces[2 * i]; /* NOLINT(performance-no-int-to-ptr): that is how rows have them */
+		rc = access_write(s, addr + done, from, pieces[2 * i + 1], durability, &w, e);
+		done += rc == 0 ? w.bytes : 0;
+		if (rc == 0)
+			*all = (struct written){.bytes = done,
+					.durability = w.durability,
+					.persistence = i == 0 ? w.persistence : persistence_weaker(all->persistence, w.persistence),
+					.simulated = w.simulated || (i > 0 && all->simulated)};
+	}
+	if (rc != 0) {
+		bool refused = rc == PMEMSET_E_NO_PART_MAPPED || rc == PMEMSET_E_CANNOT_FIND_PART_MAP ||
+			       rc == PMEMSET_E_LENGTH_OUT_OF_RANGE;
+		e->value = done + (refused ? 0 : e->value);
+	}
+	return rc;
+}
+
+int ffi_write_pieces(uint64_t set, uint64_t addr, const uint64_t *pieces, uint64_t count, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err)
+{
+	if (durability > FFI_DURABILITY_DEEP || count == 0)
+		return bad_value(err, "unknown durability, or no piece");
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct written w = {0};
+	int rc = write_pieces(s, addr, pieces, count, (enum durability)durability, &w, &e);
 	if (rc == 0)
 		tell(s, &w, written);
 	handle_put(set);

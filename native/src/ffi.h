@@ -235,6 +235,15 @@ int ffi_remove(uint64_t set, uint64_t addr, uint64_t length, uint32_t whole_map,
 int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct pmemset_error *err);
 int ffi_unpin(uint64_t pin);
 
+/*
+ * For who has somebody else copy from the mapping (a socket write of the kernel's), under a pin. FFI_CHECK_SIZE: that the files have all of the
+ * range; FFI_CHECK_RESIDENT: and that it is in memory, so that the copy waits for no disk, else -EAGAIN; FFI_CHECK_LOAD: brings it there.
+ * What is behind the end of a file, within its last page, reads as zeros and faults nobody: so the size is checked again after the copy.
+ * IO_FAIL as ffi_read. Blocks: LOAD on the disk, the others not.
+ */
+enum { FFI_CHECK_SIZE = 0, FFI_CHECK_RESIDENT = 1, FFI_CHECK_LOAD = 2 };
+int ffi_check(uint64_t set, uint64_t addr, uint64_t length, uint32_t what, struct pmemset_error *err);
+
 struct ffi_written {
 	uint64_t bytes;
 	uint32_t durability; /* reached, FFI_DURABILITY_* */
@@ -282,6 +291,12 @@ int64_t ffi_batch_check(const void *body, uint64_t size, struct pmemset_error *e
 int ffi_batch(uint64_t set, const void *body, uint64_t size, void *reply, uint64_t reply_size, uint32_t nowait, uint64_t *failed,
 		struct pmemset_error *err);
 
+/*
+ * The same of bytes that lie in pieces: rows of 2 {pointer, length}, stored one behind the other from addr on. *written is of all of them
+ * together. On every failure value = bytes that were written.
+ */
+int ffi_write_pieces(uint64_t set, uint64_t addr, const uint64_t *pieces, uint64_t count, uint32_t durability, struct ffi_written *written,
+		struct pmemset_error *err);
 /*
  * Make ranges durable: rows of 2 {addr, length}, durability FLUSHED, PERSISTED or DEEP. All ranges are checked before the first is
  * flushed; CANNOT_FIND_PART_MAP and LENGTH_OUT_OF_RANGE have value = index of the range that was refused. IO_FAIL with TRUNCATED

@@ -144,14 +144,25 @@ static void run_atomic(_Atomic uint64_t *word, const struct atomic *a)
 	*a->result = (struct atomic_result){previous, current};
 }
 
-enum step { STEP_LOAD, STEP_STORE, STEP_FILL, STEP_FLUSH, STEP_ATOMIC };
+enum step { STEP_LOAD, STEP_STORE, STEP_FILL, STEP_FLUSH, STEP_TOUCH, STEP_ATOMIC };
+
+/* The smallest that a page can be. */
+#define TOUCH_STRIDE 4096u
+
+static void touch(const volatile unsigned char *from, size_t length)
+{
+	unsigned char sum = from[length - 1];
+	for (size_t i = 0; i < length; i += TOUCH_STRIDE)
+		sum ^= from[i];
+	(void)sum;
+}
 
 /*
  * One chunk, guarded: nothing but the copy, or the flush, is inside. False where it faulted. STEP_FILL: with the byte at from; STEP_ATOMIC: what is at from.
  */
 static bool guarded(enum step step, void *to, const void *from, size_t length, const struct stores *f, unsigned flags)
 {
-	const void *mapped = step == STEP_LOAD || step == STEP_FLUSH ? from : to;
+	const void *mapped = step == STEP_LOAD || step == STEP_FLUSH || step == STEP_TOUCH ? from : to;
 	guarded_addr = (uint64_t)(uintptr_t)mapped;
 	guarded_length = length;
 	sigjmp_buf here;
@@ -170,6 +181,8 @@ static bool guarded(enum step step, void *to, const void *from, size_t length, c
 		(void)f->fill(to, *(const unsigned char *)from, length, flags | PMEM2_F_MEM_NODRAIN);
 	else if (step == STEP_FLUSH)
 		f->flush(from, length);
+	else if (step == STEP_TOUCH)
+		touch(from, length);
 	else
 		run_atomic(to, from);
 	atomic_signal_fence(memory_order_seq_cst);
@@ -200,6 +213,11 @@ bool guarded_flush(const struct stores *stores, const void *from, size_t length)
 bool guarded_atomic(void *word, const struct atomic *a)
 {
 	return guarded(STEP_ATOMIC, word, a, sizeof(uint64_t), NULL, 0);
+}
+
+bool guarded_touch(const void *from, size_t length)
+{
+	return length == 0 || guarded(STEP_TOUCH, NULL, from, length, NULL, 0);
 }
 
 struct fault guard_fault(void)

@@ -40,6 +40,8 @@ bool guarded_load(void *to, const void *from, size_t length);
 bool guarded_store(const struct stores *stores, void *to, const void *from, size_t length, unsigned flags);
 bool guarded_fill(const struct stores *stores, void *to, unsigned char byte, size_t length, unsigned flags);
 bool guarded_flush(const struct stores *stores, const void *from, size_t length);
+/* Each page is loaded from, and nothing is kept. */
+bool guarded_touch(const void *from, size_t length);
 
 enum atomic_op { ATOMIC_COMPARE_EXCHANGE, ATOMIC_EXCHANGE, ATOMIC_ADD, ATOMIC_AND, ATOMIC_OR, ATOMIC_XOR };
 struct atomic_result {

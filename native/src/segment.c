@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 /* mincore tells of so many pages in one call, on the stack. */
-#define RESIDENT_PAGES_MAX 257
+#define RESIDENT_PAGES_MAX 1024u
 
 static void *at(uint64_t addr)
 {
@@ -104,15 +104,42 @@ int segment_check_size(struct set *set, const struct segment *s, bool nowait, st
 static bool is_resident(uint64_t addr, uint64_t length)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	uint64_t start = addr & ~(page - 1);
-	uint64_t pages = (addr + length - start + page - 1) / page;
 	unsigned char in_memory[RESIDENT_PAGES_MAX];
-	if (pages > RESIDENT_PAGES_MAX || mincore(at(start), pages * page, in_memory) != 0)
-		return false;
-	for (uint64_t i = 0; i < pages; i++)
-		if (!(in_memory[i] & 1))
+	for (uint64_t from = addr & ~(page - 1); from < addr + length;) {
+		uint64_t pages = (addr + length - from + page - 1) / page;
+		pages = pages < RESIDENT_PAGES_MAX ? pages : RESIDENT_PAGES_MAX;
+		if (mincore(at(from), pages * page, in_memory) != 0)
 			return false;
+		for (uint64_t i = 0; i < pages; i++)
+			if (!(in_memory[i] & 1))
+				return false;
+		from += pages * page;
+	}
 	return true;
+}
+
+/* All of it is asked for from the disk at once, and then waited for. */
+static int load(struct set *set, const struct segment *s, struct pmemset_error *e)
+{
+	uint64_t start = s->addr & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+	(void)madvise(at(start), s->addr + s->length - start, MADV_WILLNEED);
+	for (uint64_t done = 0; done < s->length;) {
+		size_t n = s->length - done < CHUNK_SIZE ? (size_t)(s->length - done) : CHUNK_SIZE;
+		if (!guarded_touch(at(s->addr + done), n))
+			return segment_faulted(set, e);
+		done += n;
+	}
+	return 0;
+}
+
+int segment_check(struct set *set, const struct segment *s, enum check what, struct pmemset_error *e)
+{
+	int rc = segment_check_size(set, s, what != CHECK_LOAD, e);
+	if (rc != 0 || what == CHECK_SIZE || (s->file->medium.dax && what == CHECK_RESIDENT))
+		return rc;
+	if (what == CHECK_LOAD)
+		return load(set, s, e);
+	return is_resident(s->addr, s->length) ? 0 : error_set(e, -EAGAIN, "a page is not in memory");
 }
 
 int segment_read(struct set *set, const struct segment *s, char *buf, bool nowait, struct pmemset_error *e)

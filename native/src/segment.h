@@ -14,6 +14,9 @@
 #include "guard.h"
 #include "set.h"
 
+/* What is asked of a range before, or after, somebody else copies from it. */
+enum check { CHECK_SIZE, CHECK_RESIDENT, CHECK_LOAD };
+
 enum durability { DURABILITY_NONE, DURABILITY_FLUSHED, DURABILITY_PERSISTED, DURABILITY_DEEP };
 
 struct segment {
@@ -45,6 +48,11 @@ int segment_check_size(struct set *set, const struct segment *s, bool nowait, st
 /* -EIO with DEGRADED where an earlier flush of the file failed. */
 int segment_check_flushes(const struct segment *s, struct pmemset_error *e);
 
+/*
+ * SIZE: that the file has all of it. RESIDENT: and that it is in memory, so that nobody who copies it waits for a disk; else -EAGAIN. LOAD:
+ * brings it there, and waits. IO_FAIL as a load would be refused.
+ */
+int segment_check(struct set *set, const struct segment *s, enum check what, struct pmemset_error *e);
 /* nowait: -EAGAIN where a page would have to be read from the disk first. */
 int segment_read(struct set *set, const struct segment *s, char *buf, bool nowait, struct pmemset_error *e);
 /*

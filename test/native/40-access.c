@@ -318,6 +318,23 @@ static void bytes_arrive(void **state)
 	must(ffi_read(set, base, wanted, size, 0, &err));
 	assert_int_equal(wanted[0], byte_of(1, 3 * PAGE));
 	assert_int_equal(wanted[PAGE], byte_of(2, 0));
+	struct ffi_written together;
+	/* In pieces, from anywhere to across the parts. */
+	for (uint64_t i = 0; i < 5 * PAGE; i++)
+		buf[i] = wanted[PAGE / 2 + i] = (unsigned char)(i * 7);
+	const uint64_t pieces[] = {(uintptr_t)buf, 1, (uintptr_t)buf + 1, 3 * PAGE, (uintptr_t)buf + 1 + 3 * PAGE, 2 * PAGE - 1};
+	must(ffi_write_pieces(set, base + PAGE / 2, pieces, 3, FFI_DURABILITY_PERSISTED, &together, &err));
+	assert_int_equal(together.bytes, 5 * PAGE);
+	assert_int_equal(together.durability, FFI_DURABILITY_PERSISTED);
+	/* The third leaves the map; what was written before it is told. */
+	fails(ffi_write_pieces(set, base + size - 3 * PAGE - 1,
+			      (uint64_t[]){(uintptr_t)wanted + size - 3 * PAGE - 1, 3 * PAGE, (uintptr_t)wanted + size - 1, 1,
+					      (uintptr_t)buf, 1},
+			      3, FFI_DURABILITY_NONE, &together, &err),
+			PMEMSET_E_CANNOT_FIND_PART_MAP);
+	assert_int_equal(err.value, 3 * PAGE + 1);
+	fails(ffi_write_pieces(set, base, pieces, 0, FFI_DURABILITY_NONE, &together, &err), -EINVAL);
+	fails(ffi_write_pieces(set, base, pieces, 3, FFI_DURABILITY_DEEP + 1, &together, &err), -EINVAL);
 	for (int i = 0; i < 400; i++) {
 		uint64_t at_byte = chance(size);
 		uint64_t n = 1 + chance(chance(4) ? 200 : size - at_byte);
@@ -506,7 +523,9 @@ static void refuses_handle(uint64_t handle)
 	fails(ffi_pin(handle, 0, 0, &pin, &err), -EBADF);
 	assert_int_equal(pin, 0);
 	fails(ffi_read(handle, 0, &byte, 1, 0, &err), -EBADF);
+	fails(ffi_check(handle, 0, 1, FFI_CHECK_SIZE, &err), -EBADF);
 	fails(ffi_write(handle, 0, &byte, 1, FFI_DURABILITY_NONE, &w, &err), -EBADF);
+	fails(ffi_write_pieces(handle, 0, (uint64_t[]){(uintptr_t)&byte, 1}, 1, FFI_DURABILITY_NONE, &w, &err), -EBADF);
 	fails(ffi_persist(handle, (uint64_t[]){0, 1}, 1, FFI_DURABILITY_FLUSHED, &w, &err), -EBADF);
 	fails(ffi_drain(handle, &w, NULL), -EBADF);
 	fails(ffi_set_delete(handle, &err), -EBADF);
@@ -592,6 +611,17 @@ static void truncated(void **state)
 	io_failed(poke(set, gone - 10, 20, FFI_DURABILITY_NONE), PMEMSET_REASON_TRUNCATED, gone, 4 * PAGE, 0);
 	io_failed(persist(set, gone - 10, 20, FFI_DURABILITY_PERSISTED), PMEMSET_REASON_TRUNCATED, gone, 4 * PAGE, 4 * PAGE);
 	assert_int_equal(file_size(p, "a"), 4 * PAGE);
+
+	/* For who copies from the mapping: nothing faults in the last page of a file, so the size is told. */
+	for (uint32_t what = FFI_CHECK_SIZE; what <= FFI_CHECK_LOAD; what++) {
+		must(ffi_check(set, addr, 2 * PAGE, what, &err));
+		must(ffi_check(set, addr, 0, what, &err));
+		io_failed(ffi_check(set, addr, 2 * PAGE + 1, what, &err), PMEMSET_REASON_TRUNCATED, gone, 4 * PAGE, 4 * PAGE);
+		assert_int_equal(truncate(path_in(p, "a"), (off_t)(4 * PAGE - 1)), 0);
+		io_failed(ffi_check(set, addr, 2 * PAGE, what, &err), PMEMSET_REASON_TRUNCATED, gone - 1, 4 * PAGE - 1, 4 * PAGE - 1);
+		assert_int_equal(truncate(path_in(p, "a"), (off_t)(4 * PAGE)), 0);
+	}
+	fails(ffi_check(set, addr, 1, FFI_CHECK_LOAD + 1, &err), -EINVAL);
 
 	/* What is there goes on, in this map and elsewhere. */
 	must(poke(set, gone - 10, 10, FFI_DURABILITY_PERSISTED));
@@ -703,8 +733,15 @@ static void without_waiting(void **state)
 		assert_int_equal(close(fd), 0);
 		fails(ffi_read(set, last, buf, sizeof(buf), 1, &err), -EAGAIN);
 		fails(ffi_read(set, last, buf, sizeof(buf), 1, &err), -EAGAIN); /* asking does not read it in */
+		fails(ffi_check(set, last, sizeof(buf), FFI_CHECK_RESIDENT, &err), -EAGAIN);
+		must(ffi_check(set, last, sizeof(buf), FFI_CHECK_SIZE, &err));
 		must(ffi_read(set, last, buf, sizeof(buf), 0, &err));
+		fd = open(path_in(p, "a"), O_RDONLY | O_CLOEXEC);
+		assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+		assert_int_equal(close(fd), 0);
+		must(ffi_check(set, addr, PAGES * PAGE, FFI_CHECK_LOAD, &err));
 	}
+	must(ffi_check(set, addr, PAGES * PAGE, FFI_CHECK_RESIDENT, &err));
 	must(ffi_read(set, last, buf, sizeof(buf), 1, &err));
 	assert_int_equal(buf[2], byte_of(4, PAGES * PAGE - 1));
 	/* Nobody waits to learn that it is not there. */
