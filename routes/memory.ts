@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ServiceError } from '../src/errors.js'
-import { address, Conditional, durabilityParameter, length, Ranges, ref, setId, Written, type ByteRange, type Durability } from '../src/schemas.js'
-import type { Reading } from '../src/service/memory.js'
+import { address, Conditional, ConditionalBytes, durabilityParameter, length, Ranges, ref, setId, Written, type ByteRange, type Durability } from '../src/schemas.js'
 import type { Service } from '../src/service/service.js'
+import { contentLength, digestsOf, sendBytes } from './bytes.js'
 import { expectedBy } from './etag.js'
 import { operation } from './operation.js'
 
@@ -14,42 +13,12 @@ const path = { set: setId() }
 const example = { ranges: [{ addr: '0x400000000000', length: 4096 }], bytes: 4096, durability: 'persisted', granularity: 'page', persistence: 'persistent' }
 export const ACCESS_CODES = ['SET_NOT_FOUND', 'PMEMSET_E_NO_PART_MAPPED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE', 'PMEMSET_E_IO_FAIL', 'BUSY', 'ENOMEM'] as const
 const CHANGE_CODES = [...ACCESS_CODES, 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'SET_DEGRADED'] as const
-
-/** Octets in pieces. The map is let go at the first of the two ends: a reply that is queued behind another one gets no `close` when the socket goes. */
-function stream (request: FastifyRequest, reply: FastifyReply, pieces: AsyncIterable<Buffer>, release: () => void): Readable {
-  const octets = Readable.from(pieces, { objectMode: false, highWaterMark: 1 })
-  const { socket } = request.raw
-  const end = (): void => { octets.destroy() }
-  socket.once('close', end)
-  octets.once('close', () => {
-    socket.off('close', end)
-    release()
-  })
-  // Fastify breaks the connection off; what it was is for the log.
-  octets.once('error', (error) => { reply.sendProblem(error) })
-  return octets
-}
-
-function sendBytes (request: FastifyRequest, reply: FastifyReply, { granularity, persistence, length, bytes }: Reading): FastifyReply {
-  if (!Buffer.isBuffer(bytes) && request.raw.socket.destroyed) {
-    // The client went while the first piece was read: nothing will tell of its end any more.
-    bytes.release()
-    return reply.hijack()
-  }
-  reply.headers({ 'content-type': 'application/octet-stream', 'content-length': length, 'pmemset-granularity': granularity, 'pmemset-persistence': persistence })
-  return reply.send(Buffer.isBuffer(bytes) ? bytes : stream(request, reply, bytes.pieces, bytes.release))
-}
+export const WRITE_CODES = [...CHANGE_CODES, 'DIGEST_MISMATCH', 'NO_SPACE', 'EIO', 'EROFS', 'EFBIG', 'PMEMSET_E_DEEP_FLUSH_FAIL'] as const
+export const WRITE_DESCRIPTION = 'A write that fails half-way tells how much was `written`: of the bytes that were there before, at least so many are gone. A `Content-Digest` is looked at when the body has come. Only an aligned word of 8 bytes is never torn.'
 
 function refuseContentRange (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void {
   if (request.headers['content-range'] === undefined) { done(); return }
   done(new ServiceError('PARAMETER_INVALID', 'The place of the bytes is told by addr alone.', { errors: [{ in: 'header', name: 'content-range', reason: 'must be absent' }] }))
-}
-
-function contentLength (request: FastifyRequest): number | undefined {
-  const header = request.headers['content-length']
-  // Node has refused what is no number. What is no exact one is longer than any map all the same. Without one and without chunks, the body is empty.
-  if (header !== undefined) return Math.min(Number(header), Number.MAX_SAFE_INTEGER)
-  return request.headers['transfer-encoding'] === undefined ? 0 : undefined
 }
 
 export default async function memory (app: FastifyInstance, { service }: { service: Service }): Promise<void> {
@@ -67,29 +36,32 @@ export default async function memory (app: FastifyInstance, { service }: { servi
     }),
     // It would read all the bytes, to send none of them.
     exposeHeadRoute: false
-  }, async (request, reply) => sendBytes(request, reply, await service.memory.read(service.sets.get(request.params.set), request.query)))
+  }, async (request, reply) => {
+    const { addr, length } = request.query
+    return sendBytes(reply, await service.memory.read(service.sets.get(request.params.set), BigInt(addr), length))
+  })
 
   app.put<{ Params: SetPath, Querystring: { addr: string, durability: Durability } }>('/sets/:set/memory', {
     ...operation({
       id: 'writeMemory',
       tag: 'memory',
       summary: 'Write exactly the body at an address',
-      description: 'A write that fails half-way tells how much was `written`. Only an aligned word of 8 bytes is never torn.',
+      description: WRITE_DESCRIPTION,
       path,
       query: { addr: address(), durability: durabilityParameter() },
-      headers: Conditional,
+      headers: ConditionalBytes,
       bytes: 'in',
       answers: { 200: ref(Written) },
-      codes: [...CHANGE_CODES, 'NO_SPACE', 'EIO', 'EROFS', 'EFBIG', 'PMEMSET_E_DEEP_FLUSH_FAIL'],
+      codes: WRITE_CODES,
       example: { path: { set: 'accounts' }, query: { addr: '0x400000000000', durability: 'persisted' }, answer: { ...example, ranges: [{ addr: '0x400000000000', length: 8 }], bytes: 8 } }
     }),
     preValidation: refuseContentRange
   }, async (request) => {
     const { addr, durability } = request.query
-    const write = service.memory.beginWrite(service.sets.get(request.params.set), addr, contentLength(request), durability, expectedBy(request))
+    const writing = { start: BigInt(addr), length: contentLength(request), durability, digests: digestsOf(request) }
+    const write = service.memory.beginWrite(service.sets.get(request.params.set), writing, expectedBy(request))
     request.acceptBody()
-    // A refusal in the middle is still to be answered, so the socket stays.
-    return await write(request.raw.iterator({ destroyOnReturn: false }))
+    return await write(request.raw)
   })
 
   for (const [name, id, summary, durability] of [

@@ -21,7 +21,7 @@ export interface Operation {
   /** Its body is as large as a batch's may be, and needed whole. */
   batch?: boolean
   /** Statuses of success. */
-  answers: Partial<Record<200 | 201 | 204, TSchema | string>>
+  answers: Partial<Record<200 | 201 | 204 | 206, TSchema | string>>
   /** Whether success carries the ETag of the set. */
   etag?: boolean
   /** What this operation can be refused with, beside what every operation can. */

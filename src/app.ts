@@ -6,6 +6,7 @@ import type { Config } from './config.js'
 import type { Log } from './log.js'
 import connections, { SERVER, type ConnectionsOptions } from './plugins/connections.js'
 import door from './plugins/door.js'
+import downloads from './plugins/downloads.js'
 import methods from './plugins/methods.js'
 import openapi from './plugins/openapi.js'
 import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
@@ -15,6 +16,7 @@ import uploads from './plugins/uploads.js'
 import validation, { parseQuery } from './plugins/validation.js'
 import { COMPONENTS } from './schemas.js'
 import type { Service } from './service/service.js'
+import contentRoutes from '../routes/content.js'
 import failureRoutes from '../routes/failures.js'
 import mapRoutes from '../routes/maps.js'
 import memoryRoutes from '../routes/memory.js'
@@ -53,6 +55,7 @@ export async function buildShell ({ config, log, version, tokens: known, progres
   await app.register(methods)
   await app.register(tokens, { tokens: known })
   await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes, batchBytesMax: config.limits.batchBytes })
+  await app.register(downloads)
   await app.register(connections, { connectionsMax: config.limits.connections, log, ...progress })
   await app.register(slow, { slowMs: config.slowMs, log })
   await app.register(validation)
@@ -74,6 +77,7 @@ export async function buildApp ({ service, ...options }: AppOptions): Promise<Fa
   await app.register(failureRoutes, { service })
   await app.register(mapRoutes, { service })
   await app.register(memoryRoutes, { service })
+  await app.register(contentRoutes, { service })
   await app.register(operationRoutes, { service })
   return app
 }

@@ -8,7 +8,7 @@ import { constants } from 'node:os'
 export type Library = 'libpmemset' | 'libpmem2' | 'errno' | 'pmemsetd'
 
 /** Where one code has a status for some circumstances only. Who throws names the circumstance, never the status. */
-export type Circumstance = 'schema' | 'body' | 'granularity' | 'map' | 'impossible' | 'occupied' | 'failed' | 'memory'
+export type Circumstance = 'header' | 'schema' | 'body' | 'granularity' | 'map' | 'impossible' | 'occupied' | 'failed' | 'memory'
 
 export interface CodeEntry {
   library: Library
@@ -58,7 +58,7 @@ const libpmemset = {
   PMEMSET_E_MAP_LENGTH_UNSET: { number: -200030, status: 422, title: 'Nothing to map', meaning: 'No length was given, and the source has nothing from the offset on.', advice: 'Send a length, with grow where the file is to be extended.' },
   PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL: { number: -200031, status: 409, title: 'Source too small', meaning: 'The range ends behind the end of the source, which may not grow.', advice: 'Map within sourceSize, or send grow: true.' },
   PMEMSET_E_IO_FAIL: { number: -200032, status: 500, when: { map: 409 }, title: 'The medium failed', meaning: 'The medium refused a load or store.', advice: 'See reason and offset; other maps of the set go on working.' },
-  PMEMSET_E_LENGTH_OUT_OF_RANGE: { number: -200033, status: 422, title: 'Range leaves its part map', meaning: 'The range is not inside one part map.', advice: 'Keep each access inside one part map; the problem names the one where the range starts.' },
+  PMEMSET_E_LENGTH_OUT_OF_RANGE: { number: -200033, status: 422, when: { header: 416 }, title: 'Range leaves its part map', meaning: 'The range is not inside one part map.', advice: 'Keep each access inside one part map; the problem names the one where the range starts.' },
   PMEMSET_E_INVALID_ALIGNMENT_VALUE: { number: -200035, status: 500, title: 'Unusable alignment', meaning: 'The alignment of the source cannot be read or is not a power of two.', advice: 'Look at the configuration of the device.' },
   PMEMSET_E_DAX_REGION_NOT_FOUND: { number: -200036, status: 422, title: 'No DAX region', meaning: 'The source is not on a device that has a DAX region.', advice: 'Use a source on persistent memory.' },
   PMEMSET_E_CANNOT_READ_BOUNDS: { number: -200037, status: 500, title: 'Bounds unreadable', meaning: 'The bounds of the region cannot be read.', advice: 'Give the service the right to read them.' },
@@ -136,6 +136,7 @@ const pmemsetd = {
   REQUEST_INVALID: { status: 400, title: 'Invalid request', meaning: 'The request is malformed, or its body does not have the shape that the operation takes.', advice: 'Correct what errors names.' },
   PARAMETER_UNKNOWN: { status: 400, title: 'Unknown parameter', meaning: 'The operation has no query parameter of that name.', advice: 'Remove or correct what errors names.' },
   PARAMETER_INVALID: { status: 400, title: 'Invalid parameter', meaning: 'A parameter in query, path or header is missing, repeated, empty or not of the form that it must have.', advice: 'Correct what errors names.' },
+  DIGEST_MISMATCH: { status: 400, title: 'Digest mismatch', meaning: 'The body is not the one whose digest was sent.', advice: 'Send it again; the first written bytes of the range are those of the wrong body, and what was there before is gone.' },
   TOKEN_REQUIRED: { status: 401, title: 'Token required', meaning: 'The request has no valid bearer token.', advice: 'Send Authorization: Bearer with a token from the operator.' },
   SCOPE_MISSING: { status: 403, title: 'Scope missing', meaning: 'The token does not have the scope that the operation needs.', advice: 'Use a token that has requiredScope.' },
   PATH_NOT_ALLOWED: { status: 403, title: 'Path not allowed', meaning: 'The path, or what it leads to, is not for clients: it climbs out, passes a link or a mount, is reserved, or the file has several links.', advice: 'Name a regular file beneath the volume by its plain path.' },

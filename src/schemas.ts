@@ -385,6 +385,12 @@ export const BatchOutcome = Type.Object({
 /** Headers of a change. */
 export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' })) })
 
+/** Of a change by a body of octets. */
+export const ConditionalBytes = Type.Object({
+  ...Conditional.properties,
+  'content-digest': Type.Optional(Type.String({ description: 'RFC 9530: sha-256 and sha-512 are checked, others are passed over' }))
+})
+
 /** Every component of the document. */
 export const COMPONENTS: readonly TSchema[] = [
   Acknowledgement, AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, Copy, EngineVersion, ErrorCode, ErrorCodeList, Failure,

@@ -123,6 +123,7 @@ t.test('by one request', async (t) => {
     [parts({ source: file('n'.repeat(256)) }), 422, 'ENAMETOOLONG'],
     [parts({ source: file('a', { create: 'exclusive' }), length: PAGE }), 409, 'EEXIST'],
     [['POST', '/sets', '{'], 400, 'REQUEST_INVALID', { errors: [{ in: 'body', pointer: '' }] }],
+    [['PUT', `/sets/s/memory?addr=${addr}`, Buffer.from('x'), { 'content-digest': `sha-256=:${'A'.repeat(43)}=:` }], 400, 'DIGEST_MISMATCH', { written: 0, durability: 'none', algorithm: 'sha-256' }],
     [['GET', '/sets?page=1'], 400, 'PARAMETER_UNKNOWN', { errors: [{ in: 'query', name: 'page' }] }],
     [['GET', '/sets?limit=0'], 400, 'PARAMETER_INVALID', { errors: [{ in: 'query', name: 'limit' }] }],
     [parts({ source: file('../a') }), 403, 'PATH_NOT_ALLOWED'],

@@ -8,7 +8,7 @@ import t from 'tap'
 import { call, must, open, type Body, type Opened } from './service.js'
 
 const COMMITTED = readFileSync(join(import.meta.dirname, '..', '..', 'openapi', 'openapi.yaml'), 'utf8')
-const METHODS = ['get', 'put', 'post', 'patch', 'delete']
+const METHODS = ['get', 'head', 'put', 'post', 'patch', 'delete']
 const JSON_TYPE = 'application/json'
 const PROBLEM = 'application/problem+json'
 

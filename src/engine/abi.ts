@@ -227,6 +227,8 @@ export interface Functions {
   ffi_pin: Native<[set: number, addr: bigint, length: number, pin: BigUint64Array, err: Buffer]>
   ffi_unpin: Native<[pin: number]>
   ffi_read: Native<[set: number, addr: bigint, buf: Buffer, length: number, nowait: number, err: Buffer]>
+  ffi_check: Native<[set: number, addr: bigint, length: number, what: number, err: Buffer]>
+  ffi_write_pieces: Native<[set: number, addr: bigint, pieces: BigUint64Array, count: number, durability: number, written: Buffer, err: Buffer]>
   ffi_write: Native<[set: number, addr: bigint, buf: Buffer, length: number, durability: number, written: Buffer, err: Buffer]>
   ffi_write_many: Native<[rows: BigUint64Array, count: number, data: Buffer, size: number, errs: Buffer]>
   ffi_batch_check: Native<[body: Buffer, size: number, err: Buffer]>
@@ -258,6 +260,8 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_pin: ['int', u64, u64, u64, 'void *', 'void *'],
   ffi_unpin: ['int', u64],
   ffi_read: ['int', u64, u64, 'void *', u64, u32, 'void *'],
+  ffi_check: ['int', u64, u64, u64, u32, 'void *'],
+  ffi_write_pieces: ['int', u64, u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_write: ['int', u64, u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_write_many: ['int64_t', 'void *', u64, 'void *', u64, 'void *'],
   ffi_batch_check: ['int64_t', 'void *', u64, 'void *'],
@@ -335,28 +339,34 @@ const WAITING_MAX = 4096
 let running = 0
 const waiting: Array<() => void> = []
 // What C may touch until its call has returned: koffi itself does not keep it.
-const held = new Set<unknown[]>()
+const held = new Set<readonly unknown[]>()
 
-function release (args: unknown[]): void {
-  held.delete(args)
+function release (memory: readonly unknown[]): void {
+  held.delete(memory)
   running--
   waiting.shift()?.()
 }
 
 /** Calls a function on another thread. Waits for its turn where too many run; BUSY where too many wait. */
 export function callAsync<A extends unknown[]> (fn: Native<A>, ...args: A): Promise<number> {
+  return callHolding(args, fn, ...args)
+}
+
+/** The same, where C gets to other memory than that of its arguments. */
+export function callHolding<A extends unknown[]> (memory: readonly unknown[], fn: Native<A>, ...args: A): Promise<number> {
+  const kept = [memory, args]
   return new Promise((resolve, reject) => {
     const start = (): void => {
       running++
-      held.add(args)
+      held.add(kept)
       try {
         fn.async(...args, (error: Error | null, result: number) => {
-          release(args)
+          release(kept)
           if (error === null) resolve(result)
           else reject(error)
         })
       } catch (error) {
-        release(args)
+        release(kept)
         reject(error instanceof Error ? error : new Error(String(error)))
       }
     }
@@ -364,4 +374,25 @@ export function callAsync<A extends unknown[]> (fn: Native<A>, ...args: A): Prom
     else if (waiting.length < WAITING_MAX) waiting.push(start)
     else reject(new ServiceError('BUSY', 'Too many operations wait for the disk.'))
   })
+}
+
+const VIEW_BYTES = 2 ** 30
+const views = new Map<bigint, Buffer>()
+
+/**
+ * Memory at an address, as a Buffer; it does not cross a multiple of a gibibyte. A view costs microseconds and a garbage collection, a part of one
+ * nothing, so there is one for each gibibyte of addresses that was asked for, for ever. (V8 counts it as external memory.)
+ */
+export function viewAt (addr: bigint, length: number): Buffer {
+  const offset = Number(addr % BigInt(VIEW_BYTES))
+  const base = addr - BigInt(offset)
+  if (length <= 0 || offset + length > VIEW_BYTES) throw new RangeError(`there is no view of ${length} bytes at ${addr}`)
+  let view = views.get(base)
+  if (view === undefined) views.set(base, view = Buffer.from(koffi.view(base, VIEW_BYTES)))
+  return view.subarray(offset, offset + length)
+}
+
+/** Where a Buffer's bytes are. */
+export function addressOf (memory: Buffer): bigint {
+  return koffi.address(memory)
 }

@@ -4,7 +4,7 @@
 // blocks is synchronous here; everything else is a promise. There is one engine in a process.
 import { constants } from 'node:os'
 import { EngineError, REASONS } from '../errors.js'
-import { callAsync, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
+import { addressOf, callAsync, callHolding, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, viewAt, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
 
 export const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
 export const PERSISTENCES = ['unknown', 'persistent', 'host_dependent', 'volatile'] as const
@@ -187,6 +187,7 @@ const REMOVED_WORDS = 3
 const TRIMMED_WORDS = 4
 const SPLIT_WORDS = 6
 const FAILURE_WORDS = 3
+const CHECK = { size: 0, resident: 1, load: 2 } as const
 
 function exact (value: U64): number {
   const number = Number(value)
@@ -527,6 +528,32 @@ export class Engine {
     return code === 0
   }
 
+  /** Throws where the files have not all of the range any more. */
+  checkSize (set: Handle, addr: bigint, length: number): void {
+    if (this.#call.ffi_check(set, checkAddress(addr), checkLength(length), CHECK.size, this.#err) !== 0) throwFrom(this.#err)
+  }
+
+  /** The same, and whether all of it is in memory, so that who copies it waits for no disk. */
+  isResident (set: Handle, addr: bigint, length: number): boolean {
+    const code = this.#call.ffi_check(set, checkAddress(addr), checkLength(length), CHECK.resident, this.#err)
+    if (code !== 0 && code !== EAGAIN) throwFrom(this.#err)
+    return code === 0
+  }
+
+  /** Brings it there. */
+  async load (set: Handle, addr: bigint, length: number): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await callAsync(this.#call.ffi_check, set, checkAddress(addr), checkLength(length), CHECK.load, err) !== 0) throwFrom(err)
+  }
+
+  /**
+   * The mapped bytes themselves, for the kernel to copy: JavaScript that reads them dies of a fault that the engine would have caught. Good while the range
+   * is pinned; it does not cross a multiple of a gibibyte.
+   */
+  view (addr: bigint, length: number): Buffer {
+    return viewAt(checkAddress(addr), checkLength(length))
+  }
+
   async read (set: Handle, addr: bigint, buffer: Buffer): Promise<void> {
     const err = STRUCTS.error.blank()
     if (await callAsync(this.#call.ffi_read, set, checkAddress(addr), buffer, buffer.length, 0, err) !== 0) throwFrom(err)
@@ -597,6 +624,17 @@ export class Engine {
     const err = STRUCTS.error.blank()
     if (await callAsync(this.#call.ffi_batch, set, body, body.length, reply, reply.length, 0, failed, err) === 0) return undefined
     return failure(word(failed, 0), errorFrom(err))
+  }
+
+  /** The same of bytes in pieces. On every failure `value` is how many were written. */
+  async writePieces (set: Handle, addr: bigint, pieces: readonly Buffer[], durability: Durability): Promise<Written> {
+    const rows = new BigUint64Array(pieces.length * 2)
+    pieces.forEach((piece, i) => { rows.set([addressOf(piece), BigInt(piece.length)], i * 2) })
+    const memory = STRUCTS.written.blank()
+    const err = STRUCTS.error.blank()
+    const code = await callHolding(pieces, this.#call.ffi_write_pieces, set, checkAddress(addr), rows, pieces.length, DURABILITIES.indexOf(durability), memory, err)
+    if (code !== 0) throwFrom(err)
+    return toWritten(memory)
   }
 
   /** Makes ranges durable; all are checked before the first is flushed. */

@@ -54,6 +54,18 @@ function isClientsTurn (socket: Socket, { upload }: Watch): boolean {
   return upload !== undefined && isUnread(upload) && !waitsForContinue(upload) && upload.readableLength === 0
 }
 
+/** Node keeps to itself how much of a write is under way; without it a write of mebibytes would seem to stand still to its end. */
+interface Handle {
+  bytesWritten: number
+  writeQueueSize: number
+}
+
+function bytesMoved (socket: Socket): number {
+  const handle = (socket as Socket & { _handle?: Partial<Handle> | null })._handle
+  const written = handle?.bytesWritten === undefined || handle.writeQueueSize === undefined ? socket.bytesWritten - socket.writableLength : handle.bytesWritten - handle.writeQueueSize
+  return socket.bytesRead + written
+}
+
 async function connections (app: FastifyInstance, options: ConnectionsOptions): Promise<void> {
   const { connectionsMax, log, progressBytes = PROGRESS_BYTES, progressMs = PROGRESS_MS } = options
   const watches = new Map<Socket, Watch>()
@@ -78,7 +90,7 @@ async function connections (app: FastifyInstance, options: ConnectionsOptions): 
   const check = (): void => {
     const now = performance.now()
     for (const [socket, watch] of watches) {
-      const bytes = socket.bytesRead + socket.bytesWritten - socket.writableLength
+      const bytes = bytesMoved(socket)
       if (!isClientsTurn(socket, watch)) {
         watch.at = 0
       } else if (watch.at === 0 || bytes - watch.bytes >= progressBytes) {

@@ -32,7 +32,7 @@ export type ToldCode = CodeName | `${CodeName}:${Circumstance}`
 
 /** What a route tells of itself, beside its schemas. */
 export interface Told {
-  answers: Partial<Record<200 | 201 | 204, TSchema | string>>
+  answers: Partial<Record<200 | 201 | 204 | 206, TSchema | string>>
   codes: readonly ToldCode[]
   bytes?: 'in' | 'out' | 'both' | undefined
   etag: boolean
@@ -70,6 +70,7 @@ function headersOf (told: Told, status: string): { headers?: object } {
   const headers = {
     ...(told.etag ? { ETag: { type: 'string', description: 'The state of the set, for If-Match' } } : {}),
     ...(status === '201' ? { Location: { type: 'string', description: 'Where it is' } } : {}),
+    ...(status === '206' ? { 'Content-Range': { type: 'string', description: 'Which of the bytes they are' } } : {}),
     ...(told.bytes === 'out' ? { 'Pmemset-Granularity': { type: 'string' }, 'Pmemset-Persistence': { type: 'string', description: 'Of the weakest medium of the range' } } : {})
   }
   return Object.keys(headers).length === 0 ? {} : { headers }
@@ -130,7 +131,9 @@ async function openapi (app: FastifyInstance, { version }: OpenapiOptions): Prom
     },
     transform: ({ schema, url, route }) => {
       const told = route.config?.told
-      return { url, schema: told === undefined ? schema : toDocument(schema, told, route.method !== 'GET', isOpen(url)) }
+      // The plugin adds this, in case that it has the id of a GET.
+      if (route.method === 'HEAD') schema.operationId = schema.operationId?.replace(/-head$/, '')
+      return { url, schema: told === undefined ? schema : toDocument(schema, told, route.method !== 'GET' && route.method !== 'HEAD', isOpen(url)) }
     },
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) }
   })

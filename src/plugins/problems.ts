@@ -53,6 +53,7 @@ function headersOf (problem: ProblemDocument): Headers {
   if (problem.retryable) headers['retry-after'] = RETRY_AFTER_S
   if (typeof problem.location === 'string') headers.location = problem.location
   if (typeof problem.allow === 'string') headers.allow = problem.allow
+  if (problem.status === 416 && typeof problem.size === 'number') headers['content-range'] = `bytes */${problem.size}`
   return headers
 }
 

@@ -1,32 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Bytes of a set: read, write, make durable. Mapped memory is touched by the engine alone, under its guard; here bytes are copies.
-import type { Durability, Granularity, Persistence, Written as EngineWritten } from '../engine/engine.js'
+// Bytes of a set: read, write, make durable. Mapped memory is touched by the engine alone, under its guard, or by the kernel for it; JavaScript never reads it.
+import type { Readable } from 'node:stream'
+import type { Durability, Granularity, Persistence } from '../engine/engine.js'
 import { EngineError, hex, ServiceError } from '../errors.js'
 import type { ByteRange, Written } from '../schemas.js'
+import { Download } from './download.js'
 import { exceeded, type Expected, type LiveSet } from './set.js'
+import { RANGE_CODES, toWritten, Upload, WEAKEST, type Writing } from './upload.js'
 
-/** As the engine copies: a piece that faults is lost whole, and a larger one keeps the event loop's thread pool from others. */
-const PIECE_BYTES = 1024 * 1024
-/** Up to this a read is answered on the event loop where its pages are in memory: 64 KiB are copied in a few microseconds. */
-const AT_ONCE_BYTES = 64 * 1024
+/** Below this a read is copied, on the event loop where its pages are in memory; from it on the kernel copies, from the mapping to the socket. */
+const MAPPED_BYTES_MIN = 64 * 1024
 const PARTS_AT_A_TIME = 1000
-
-/** Weakest first: it speaks for a range. */
-const WEAKEST: readonly Persistence[] = ['volatile', 'unknown', 'host_dependent', 'persistent']
 
 export interface Reading {
   granularity: Granularity
   persistence: Persistence
   length: number
-  /** All bytes, or pieces in order. */
-  bytes: Buffer | Pieces
-}
-
-export interface Pieces {
-  pieces: AsyncGenerator<Buffer, undefined>
-  /** To be called when the pieces were taken or are not wanted any more: until then the map cannot be removed. More than once does no harm. */
-  release: () => void
+  bytes: Buffer | Download
 }
 
 function persistenceOf (set: LiveSet, addr: bigint, length: number): Persistence {
@@ -41,6 +32,17 @@ function persistenceOf (set: LiveSet, addr: bigint, length: number): Persistence
     from = last.addr + BigInt(last.length)
   }
   return WEAKEST[weakest] ?? 'unknown'
+}
+
+/** From the address to the end of its map, which is held. */
+function roomAt (set: LiveSet, start: bigint): Writing['room'] {
+  const map = set.context.engine.lookup(set.handle, start)
+  if (map === undefined) return undefined
+  const { mapAddr, mapSize } = map
+  return {
+    bytes: Number(mapAddr - start) + mapSize,
+    refuse: () => new ServiceError('PMEMSET_E_LENGTH_OUT_OF_RANGE', 'The body leaves the part map where it starts.', { map: { addr: hex(mapAddr), size: mapSize } })
+  }
 }
 
 /** Reads and uploads that hold a map over many pieces: as many as the limit at a time. */
@@ -71,44 +73,33 @@ export class Memory {
     this.#streams = streams
   }
 
-  async read (set: LiveSet, { addr, length }: ByteRange): Promise<Reading> {
-    const start = BigInt(addr)
-    const bytes = length <= AT_ONCE_BYTES ? await this.#readAll(set, start, length) : await this.#readPieces(set, start, length)
-    return { granularity: set.granularity(), persistence: persistenceOf(set, start, length), length, bytes }
+  /** The reply to a read, without the bytes. */
+  describe (set: LiveSet, start: bigint, length: number): Omit<Reading, 'bytes'> {
+    return { granularity: set.granularity(), persistence: persistenceOf(set, start, length), length }
   }
 
-  async #readAll (set: LiveSet, start: bigint, length: number): Promise<Buffer> {
+  /** What can refuse it does so here, so that nothing is answered before it is known that there is an answer. */
+  async read (set: LiveSet, start: bigint, length: number): Promise<Reading> {
+    const bytes = length < MAPPED_BYTES_MIN ? await this.#copy(set, start, length) : await this.#download(set, start, length)
+    return { ...this.describe(set, start, length), bytes }
+  }
+
+  async #copy (set: LiveSet, start: bigint, length: number): Promise<Buffer> {
     const { engine } = set.context
     const buffer = Buffer.allocUnsafe(length)
     if (!engine.readNow(set.handle, start, buffer)) await engine.read(set.handle, start, buffer)
     return buffer
   }
 
-  /** The first piece is read before anything is answered, so that a range that cannot be read is refused as any other. */
-  async #readPieces (set: LiveSet, start: bigint, length: number): Promise<Pieces> {
-    const release = this.#hold(set, start, length)
+  async #download (set: LiveSet, start: bigint, length: number): Promise<Download> {
+    const download = new Download(set, start, length, this.#hold(set, start, length))
     try {
-      const first = await this.#readPiece(set, start, length)
-      return { pieces: this.#pieces(set, start, length, first), release }
+      await download.begin()
     } catch (error) {
-      release()
+      download.release()
       throw error
     }
-  }
-
-  async #readPiece (set: LiveSet, start: bigint, length: number): Promise<Buffer> {
-    const buffer = Buffer.allocUnsafeSlow(Math.min(length, PIECE_BYTES))
-    await set.context.engine.read(set.handle, start, buffer)
-    return buffer
-  }
-
-  async * #pieces (set: LiveSet, start: bigint, length: number, first: Buffer): AsyncGenerator<Buffer, undefined> {
-    yield first
-    for (let done = first.length; done < length;) {
-      const piece = await this.#readPiece(set, start + BigInt(done), length - done)
-      done += piece.length
-      yield piece
-    }
+    return download
   }
 
   /** Checks the range and keeps its map from removal, as one of the streams. */
@@ -129,21 +120,13 @@ export class Memory {
     }
   }
 
-  /**
-   * Begins a write of `length` bytes at `addr` (undefined: as many as come): every check that can be made before the first byte. What it returns takes
-   * the bytes, and has to be called.
-   */
-  beginWrite (set: LiveSet, addr: string, length: number | undefined, durability: Durability, expected: Expected): (body: AsyncIterable<Buffer>) => Promise<Written> {
+  /** Begins a write: every check that can be made before the first byte. What it returns takes the bytes, and has to be called. */
+  beginWrite (set: LiveSet, writing: Writing, expected: Expected): (body: Readable) => Promise<Written> {
     set.check(expected)
-    const start = BigInt(addr)
-    const release = this.#hold(set, start, length ?? 0)
+    const release = this.#hold(set, writing.start, writing.length ?? 0)
     return async (body) => {
-      const upload = new Upload(set, start, durability)
       try {
-        for await (const chunk of body) await upload.take(chunk)
-        return await upload.finish()
-      } catch (error) {
-        throw upload.explain(error)
+        return await new Upload(set, { room: roomAt(set, writing.start), ...writing }).take(body)
       } finally {
         release()
       }
@@ -184,69 +167,4 @@ function disjoint (ranges: readonly ByteRange[]): Array<{ addr: bigint, length: 
     end = to > end ? to : end
     return [{ addr: from, length: Number(to > from ? to - from : 0n) }]
   })
-}
-
-const RANGE_CODES = new Set(['PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE'])
-
-function toWritten (set: LiveSet, ranges: readonly ByteRange[], { bytes, durability, granularity = set.granularity(), persistence, simulated }: EngineWritten): Written {
-  return { ranges: [...ranges], bytes, durability, granularity, persistence, ...(simulated ? { simulated } : {}) }
-}
-
-/** A body on its way into memory: gathered into pieces, so that the engine is called for each mebibyte and not for each packet. */
-class Upload {
-  readonly #set: LiveSet
-  readonly #start: bigint
-  readonly #durability: Durability
-  #chunks: Buffer[] = []
-  #gathered = 0
-  #written = 0
-
-  constructor (set: LiveSet, start: bigint, durability: Durability) {
-    this.#set = set
-    this.#start = start
-    this.#durability = durability
-  }
-
-  async take (chunk: Buffer): Promise<void> {
-    this.#chunks.push(chunk)
-    this.#gathered += chunk.length
-    if (this.#gathered >= PIECE_BYTES) await this.#write('none')
-  }
-
-  async finish (): Promise<Written> {
-    const { engine } = this.#set.context
-    const isWhole = this.#written === 0
-    const last = await this.#write(isWhole ? this.#durability : 'none')
-    const range = { addr: this.#start, length: this.#written }
-    const reached = isWhole || this.#durability === 'none' ? last : await engine.persist(this.#set.handle, [range], this.#durability)
-    return toWritten(this.#set, [{ addr: hex(this.#start), length: this.#written }], { ...reached, bytes: this.#written })
-  }
-
-  async #write (durability: Durability): Promise<EngineWritten> {
-    const bytes = this.#chunks.length === 1 && this.#chunks[0] !== undefined ? this.#chunks[0] : Buffer.concat(this.#chunks, this.#gathered)
-    this.#chunks = []
-    this.#gathered = 0
-    try {
-      const done = await this.#set.context.engine.write(this.#set.handle, this.#start + BigInt(this.#written), bytes, durability)
-      this.#written += done.bytes
-      return done
-    } catch (error) {
-      if (error instanceof EngineError && !RANGE_CODES.has(error.codeName)) {
-        this.#written += Number(error.value)
-        // Of a write, the one value is what was written, so the size of a file that was truncated is not known.
-        error.extras.sourceSize = undefined
-      }
-      throw error
-    }
-  }
-
-  /** Tells how much was written; none of it is known to be durable. */
-  explain (error: unknown): unknown {
-    const reached = { written: this.#written, durability: 'none' }
-    if (error instanceof EngineError || error instanceof ServiceError) {
-      Object.assign(error.extras, reached)
-      return error
-    }
-    return (error as NodeJS.ErrnoException).code === 'ECONNRESET' ? new ServiceError('REQUEST_INVALID', 'The body ended early.', reached) : error
-  }
 }

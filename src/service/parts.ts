@@ -61,6 +61,12 @@ export function get (set: LiveSet, id: string): Part {
   return told
 }
 
+/** Where the bytes of the part are. */
+export function extent (set: LiveSet, id: string): { start: bigint, size: number } {
+  const { span } = find(set, id)
+  return { start: span.addr, size: span.length }
+}
+
 export function list (set: LiveSet, range: RangeRequest, page: PageRequest): Page<Part> {
   const { engine, limits } = set.context
   const window = toWindow(range)
