@@ -6,7 +6,7 @@ import type { Durability, Granularity, Persistence } from '../engine/engine.js'
 import { EngineError, hex, ServiceError } from '../errors.js'
 import type { ByteRange, Written } from '../schemas.js'
 import { Download } from './download.js'
-import { exceeded, type Expected, type LiveSet } from './set.js'
+import { exceeded, SMALL_WRITE_BYTES_MAX, type Expected, type LiveSet } from './set.js'
 import { RANGE_CODES, toWritten, Upload, WEAKEST, type Writing } from './upload.js'
 
 /** Below this a read is copied, on the event loop where its pages are in memory; from it on the kernel copies, from the mapping to the socket. */
@@ -102,10 +102,10 @@ export class Memory {
     return download
   }
 
-  /** Checks the range and keeps its map from removal, as one of the streams. */
-  #hold (set: LiveSet, start: bigint, length: number): () => void {
+  /** Checks the range and keeps its map from removal; as one of the streams, unless it is over in a moment. */
+  #hold (set: LiveSet, start: bigint, length: number, isStream = true): () => void {
     const { engine } = set.context
-    const close = this.#streams.open()
+    const close = isStream ? this.#streams.open() : () => {}
     try {
       const pin = engine.pin(set.handle, start, length)
       let isHeld = true
@@ -123,7 +123,8 @@ export class Memory {
   /** Begins a write: every check that can be made before the first byte. What it returns takes the bytes, and has to be called. */
   beginWrite (set: LiveSet, writing: Writing, expected: Expected): (body: Readable) => Promise<Written> {
     set.check(expected)
-    const release = this.#hold(set, writing.start, writing.length ?? 0)
+    const { start, length } = writing
+    const release = this.#hold(set, start, length ?? 0, length === undefined || length > SMALL_WRITE_BYTES_MAX)
     return async (body) => {
       try {
         return await new Upload(set, { room: roomAt(set, writing.start), ...writing }).take(body)
