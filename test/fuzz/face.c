@@ -711,6 +711,201 @@ static void drain(void)
 		check_written(&w, 0);
 }
 
+static void check_memory(void)
+{
+	uint64_t set = some_handle(SET);
+	uint64_t addr = address();
+	uint64_t size = length();
+	uint32_t what = take(1) % 8 ? (uint32_t)take(1) % 3 : (uint32_t)take(4);
+	int rc = ffi_check(set, addr, size, what, begin("ffi_check"));
+	result(rc, live(set, SET) != NULL);
+	REQUIRE(rc != -EAGAIN || what == FFI_CHECK_RESIDENT);
+}
+
+#define PIECES_MAX 8
+
+static void write_pieces(void)
+{
+	uint64_t set = some_handle(SET);
+	uint64_t addr = address();
+	uint64_t count = take(1) % (PIECES_MAX + 1);
+	uint32_t durability = take(1) % 8 ? (uint32_t)take(1) % 4 : (uint32_t)take(4);
+	uint64_t *pieces = exactly(count * 16);
+	uint64_t size = 0;
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t n = take(1) % 4 ? take(1) : take(2);
+		void *bytes = exactly(n);
+		memset(bytes, (int)take(1), n);
+		pieces[2 * i] = (uint64_t)(uintptr_t)bytes;
+		pieces[2 * i + 1] = n;
+		size += n;
+	}
+	struct ffi_written w;
+	int rc = ffi_write_pieces(set, addr, pieces, count, durability, &w, begin("ffi_write_pieces"));
+	result(rc, live(set, SET) != NULL);
+	if (rc == 0)
+		check_written(&w, size);
+	for (uint64_t i = 0; i < count; i++)
+		free((void *)(uintptr_t)pieces[2 * i]); /* NOLINT(performance-no-int-to-ptr): rows of the face hold pointers as numbers */
+	free(pieces);
+}
+
+/* ---- many writes in one call ---- */
+
+#define WRITES_MAX 8
+
+static void write_many(void)
+{
+	uint64_t count = take(1) % (WRITES_MAX + 1);
+	uint64_t size = take(1) % 4 ? take(2) : 0;
+	struct ffi_write *rows = exactly(count * sizeof(*rows));
+	struct pmemset_error *errs = exactly(count * sizeof(*errs));
+	void *data = exactly(size);
+	int64_t refused = 0;
+	memset(data, (int)take(1), size);
+	memset(rows, 0, count * sizeof(*rows));
+	for (uint64_t i = 0; i < count; i++)
+		rows[i] = (struct ffi_write){.set = some_handle(SET),
+				.addr = address(),
+				.length = take(1) % 8 ? take(2) % (size + 1) : length(),
+				.data_offset = take(1) % 8 ? take(1) % (size + 1) : number(),
+				.durability = take(1) % 8 ? take(1) % 4 : take(8)};
+	call = "ffi_write_many";
+	int64_t failed = ffi_write_many(rows, count, data, size, errs);
+	for (uint64_t i = 0; i < count; i++) {
+		bool whole = rows[i].data_offset <= size && rows[i].length <= size - rows[i].data_offset &&
+			     rows[i].durability <= FFI_DURABILITY_DEEP;
+		refused += rows[i].rc != 0;
+		(void)begin("ffi_write_many, one of them");
+		if (rows[i].rc != 0)
+			err = errs[i];
+		result((int)rows[i].rc, live(rows[i].set, SET) != NULL);
+		REQUIRE(whole || rows[i].rc == -EINVAL);
+		REQUIRE(rows[i].bytes <= rows[i].length && (rows[i].rc != 0 || rows[i].bytes == rows[i].length));
+	}
+	REQUIRE(failed == refused);
+	free(rows);
+	free(errs);
+	free(data);
+}
+
+/* ---- batches: the layout of openapi/batch.md ---- */
+
+#define OPERATIONS_MAX 8
+#define OPERATION_SIZE 40
+#define HEADER_SIZE 16
+#define REPLY_SIZE 32
+enum { OP_READ = 1, OP_WRITE, OP_MEMSET, OP_MEMCPY, OP_MEMMOVE, OP_COMPARE_EXCHANGE = 8, OP_XOR = 13 };
+
+static uint8_t *put(uint8_t *to, size_t bytes, uint64_t value)
+{
+	memcpy(to, &value, bytes);
+	return to + bytes;
+}
+
+/* One that is well-formed, more often than not. Returns how many bytes of data it takes. */
+static uint64_t put_operation(uint8_t *to)
+{
+	uint64_t op = take(1) % 16 ? 1 + take(1) % OP_XOR : take(1);
+	bool atomic = op >= OP_COMPARE_EXCHANGE && op <= OP_XOR;
+	bool copy = op == OP_MEMCPY || op == OP_MEMMOVE;
+	bool odd = take(1) % 32 == 0;
+	uint64_t addr = address();
+	uint64_t size = atomic && !odd ? 8 : take(1) % 8 ? take(2) % 5000 : length();
+	to = put(to, 1, op);
+	to = put(to, 1, op >= OP_WRITE && op <= OP_MEMMOVE ? take(1) % 5 : odd ? take(1) : 0);
+	to = put(to, 2, op == OP_MEMSET && take(1) % 4 == 0);
+	to = put(to, 4, odd ? take(4) : 0);
+	to = put(to, 8, atomic && !odd ? addr & ~UINT64_C(7) : addr);
+	to = put(to, 8, size);
+	to = put(to, 8, copy ? address() : op == OP_MEMSET ? (to[-22] ? 0 : take(1)) : atomic || odd ? take(8) : 0);
+	(void)put(to, 8, op == OP_COMPARE_EXCHANGE ? take(1) : odd ? take(1) : 0);
+	return op == OP_WRITE ? size : 0;
+}
+
+/* malloc'd, of exactly *size bytes. */
+static uint8_t *some_batch(uint64_t *size, uint32_t *count)
+{
+	uint8_t head[HEADER_SIZE + OPERATIONS_MAX * OPERATION_SIZE];
+	uint64_t data = 0;
+	*count = 1 + (uint32_t)take(1) % OPERATIONS_MAX;
+	bool odd = take(1) % 32 == 0;
+	uint8_t *to = put(head, 4, odd ? take(4) : 0x42534d50);
+	to = put(to, 2, odd ? take(2) : 1);
+	to = put(to, 1, odd ? take(1) : take(1) % 4);
+	to = put(to, 1, odd ? take(1) : 0);
+	to = put(to, 4, odd ? take(4) : *count);
+	(void)put(to, 4, odd ? take(4) : 0);
+	for (uint32_t i = 0; i < *count; i++) {
+		uint64_t more = put_operation(head + HEADER_SIZE + i * OPERATION_SIZE);
+		data += more < MIB ? more : 0; /* one that is longer is not all there, so malformed */
+	}
+	uint64_t operations = HEADER_SIZE + *count * (uint64_t)OPERATION_SIZE;
+	*size = take(1) % 32 ? operations + data : take(2) % (operations + 64);
+	uint8_t *body = exactly(*size);
+	memset(body, (int)take(1), *size);
+	memcpy(body, head, *size < operations ? *size : operations);
+	return body;
+}
+
+static void check_reply(const uint8_t *reply, uint32_t count, int rc)
+{
+	uint32_t magic;
+	uint32_t done;
+	memcpy(&magic, reply, sizeof(magic));
+	memcpy(&done, reply + 12, sizeof(done));
+	REQUIRE(magic == 0x52534d50 && reply[6] <= FFI_DURABILITY_DEEP && reply[7] <= FFI_GRANULARITY_UNSET &&
+			reply[8] <= FFI_PERSISTENCE_VOLATILE && reply[9] <= 1);
+	REQUIRE(rc == 0 ? done == count : done <= count);
+}
+
+static void batch(void)
+{
+	uint64_t set = some_handle(SET);
+	uint64_t size;
+	uint32_t count;
+	uint8_t *body = some_batch(&size, &count);
+	bool known_set = live(set, SET) != NULL;
+	uint64_t failed = UINT64_MAX;
+	int64_t needed = ffi_batch_check(body, size, begin("ffi_batch_check"));
+	result(needed < 0 ? (int)needed : 0, true);
+	REQUIRE(needed < 0 ? needed == -EINVAL || needed == -EOVERFLOW : needed >= REPLY_SIZE);
+	uint32_t nowait = take(1) % 4 == 0;
+	uint64_t room = needed > 0 && take(1) % 16 ? (uint64_t)needed : take(1);
+	if (room <= BUFFER_MAX) {
+		uint8_t *reply = exactly(room);
+		int rc = ffi_batch(set, body, size, reply, room, nowait, &failed, begin("ffi_batch"));
+		result(rc, known_set);
+		REQUIRE(rc != -EAGAIN || nowait);
+		REQUIRE(failed <= count);
+		if (needed < 0 || room < (uint64_t)needed)
+			REQUIRE(rc == -EINVAL);
+		else if (known_set)
+			check_reply(reply, count, rc);
+		free(reply);
+	}
+	free(body);
+}
+
+/* ---- failures: a file system in memory has none ---- */
+
+static void failures(void)
+{
+	uint64_t set = some_handle(SET);
+	uint64_t failure = take(1) % 2 ? take(1) : number();
+	uint64_t max = take(1) % 4;
+	uint32_t recovery = take(1) % 8 ? (uint32_t)take(1) % 2 : (uint32_t)take(4);
+	uint64_t *rows = exactly(max * 24);
+	bool known_set = live(set, SET) != NULL;
+	call = "ffi_failures, ffi_failure_ranges";
+	REQUIRE(ffi_failures(set, rows, max) == (known_set ? 0 : -EBADF));
+	REQUIRE(ffi_failure_ranges(set, failure, rows, max) == (known_set ? -ENOENT : -EBADF));
+	free(rows);
+	int rc = ffi_acknowledge(set, failure, recovery, begin("ffi_acknowledge"));
+	result(rc, known_set);
+	REQUIRE(rc == (recovery > FFI_RECOVERY_DISCARD ? -EINVAL : known_set ? -ENOENT : -EBADF));
+}
+
 static void about(void)
 {
 	struct ffi_abi abi = {0};
@@ -756,7 +951,8 @@ static void list_parts(void)
 /* A byte chooses; what changes structure, and what moves bytes, more often. New ones go to the end, or inputs mean something else. */
 static void (*const calls[])(void) = {set_new, set_new, set_delete, set_info, set_coalescing, volume_open, volume_close, volume_info, probe,
 		lookup, list_maps, list_maps, list_parts, removal, removal, removal, pin, unpin, read_bytes, read_bytes, write_bytes,
-		write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map, part_map};
+		write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map, part_map,
+		write_many, batch, batch, batch, failures, check_memory, write_pieces};
 
 /* ---- before and after ---- */
 
