@@ -50,6 +50,13 @@ t.test('calls go one way', async (t) => {
   t.same(crossing(/^src\/(?!app\.ts|main\.ts|openapi\.ts)/, /^routes\//), [], 'only the application registers routes')
 })
 
+t.test('the fuzz target makes every call of the flat face', async (t) => {
+  const calls = [...read('native/src/ffi.h').matchAll(/^\w[\w ]* (ffi_\w+)\(/gm)].map(([, name = '']) => name)
+  const made = read('test/fuzz/face.c')
+  t.ok(calls.length > 20, `${calls.length} calls`)
+  t.same(calls.filter((name) => !new RegExp(`[^"\\w]${name}\\(`).test(made)), [])
+})
+
 t.test('each source carries its licence', async (t) => {
   const sources = [...typescript, ...below('test', /\.(?:ts|mjs|c|h)$/), ...below('native', /(?:\.[ch]|CMakeLists\.txt|\.map)$/), ...below('src', /\.mjs$/)]
   t.same(sources.filter((file) => !read(file).slice(0, 200).includes('SPDX-License-Identifier: BSD-3-Clause')), [])
