@@ -230,16 +230,19 @@ export function spread (values: readonly number[]): Spread {
   return { median, min: sorted[0] ?? NaN, max: sorted.at(-1) ?? NaN, count: sorted.length }
 }
 
+interface Ratios { rate: number[], cpu: number[] }
+
 /** Adjacent slices, A B and B A in turn, so that a drift of the machine hits both; or both at the same time. Above 1, a is the better one. */
-async function ratios (bench: Bench, a: Contestant, b: Contestant, by: Estimator, count: number): Promise<number[]> {
-  const found: number[] = []
+async function ratios (bench: Bench, a: Contestant, b: Contestant, atOnce: boolean, count: number): Promise<Ratios> {
+  const found: Ratios = { rate: [], cpu: [] }
   for (let i = 0; i < count; i++) {
     let slices: Slice[]
-    if (by === 'co-run') slices = await Promise.all([slice(bench, a), slice(bench, b)])
+    if (atOnce) slices = await Promise.all([slice(bench, a), slice(bench, b)])
     else if (i % 2 === 0) slices = [await slice(bench, a), await slice(bench, b)]
     else slices = [await slice(bench, b), await slice(bench, a)].reverse()
     const [ofA, ofB] = slices as [Slice, Slice]
-    found.push(by === 'rate' ? ofA.perSecond / ofB.perSecond : ofB.cpuSeconds / ofA.cpuSeconds)
+    found.rate.push(ofA.perSecond / ofB.perSecond)
+    found.cpu.push(ofB.cpuSeconds / ofA.cpuSeconds)
   }
   return found
 }
@@ -262,9 +265,11 @@ export function line (row: string, what: string, figures: Spread, { atLeast, str
   }
 }
 
+const estimated = (by: Estimator): keyof Ratios => (by === 'rate' ? 'rate' : 'cpu')
+
 /** The whole method for one workload: fresh processes, the service beside itself, then beside each peer. */
 export async function compare (bench: Bench, row: string, { what, open, goals }: Workload): Promise<Line[]> {
-  const aa: number[] = []
+  const aa: Ratios = { rate: [], cpu: [] }
   const found = goals.map((): number[] => [])
   const missing = new Map<string, string>()
   for (let p = 0; p < bench.processes; p++) {
@@ -273,18 +278,20 @@ export async function compare (bench: Bench, row: string, { what, open, goals }:
       const count = Math.ceil(bench.pairs / bench.processes)
       const warm = [ours, ...Object.values(peers).filter((one) => typeof one !== 'string')]
       for (const one of bench.isSmoke ? [] : warm) await slice(bench, one)
-      aa.push(...await ratios(bench, ours, ours, 'rate', count))
+      const beside = await ratios(bench, ours, ours, false, count)
+      aa.rate.push(...beside.rate)
+      aa.cpu.push(...beside.cpu)
       for (const [i, goal] of goals.entries()) {
         const peer = peers[goal.peer] ?? `there is no ${goal.peer}`
         if (typeof peer === 'string') missing.set(goal.peer, peer)
-        else found[i]?.push(...await ratios(bench, ours, peer, goal.by, count))
+        else found[i]?.push(...(await ratios(bench, ours, peer, goal.by === 'co-run', count))[estimated(goal.by)])
       }
     })
   }
   return goals.map(({ peer, by, note, ...goal }, i) => {
     const name = `${what} / ${peer}${by === 'rate' ? '' : `, ${by === 'cpu' ? 'CPU' : 'CPU, sharing a core'}`}`
     const why = missing.get(peer)
-    const made = line(row, name, spread(found[i] ?? []), goal, spread(aa), why ?? note)
+    const made = line(row, name, spread(found[i] ?? []), goal, spread(aa[estimated(by)]), why ?? note)
     if (why === undefined) return made
     const { figures: _figures, aa: _aa, ...rest } = made
     return { ...rest, verdict: 'no peer' }
