@@ -190,14 +190,18 @@ export interface Slice {
 }
 
 const files = new WeakMap<readonly Buffer[], string>()
+let fileCount = 0
+let filesDir: string | undefined
 
 /** The requests as the generator reads them, in memory until the process ends. */
 function fileOf (requests: readonly Buffer[], { memory }: Bench): string {
   const known = files.get(requests)
   if (known !== undefined) return known
-  const dir = mkdtempSync(join(memory, 'pmemsetd-bench-'))
-  process.once('exit', () => { rmSync(dir, { recursive: true, force: true }) })
-  const path = join(dir, 'requests')
+  if (filesDir === undefined) {
+    const dir = filesDir = mkdtempSync(join(memory, 'pmemsetd-bench-'))
+    process.once('exit', () => { rmSync(dir, { recursive: true, force: true }) })
+  }
+  const path = join(filesDir, String(fileCount++))
   const head = new Uint32Array([requests.length, ...requests.map((request) => request.length)])
   writeFileSync(path, Buffer.from(head.buffer))
   for (const request of requests) writeFileSync(path, request, { flag: 'a' })
