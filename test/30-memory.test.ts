@@ -279,3 +279,15 @@ t.test('fifty clients on sockets of their own, each with its own bytes', async (
   for (let client = 0; client < 50; client++) t.ok(bytes.subarray(client * share, (client + 1) * share).equals(pattern(share, client * 4 + 3)), `client ${client}`)
   t.same(bytes.subarray(50 * share, 50 * share + PAGE), Buffer.alloc(PAGE))
 })
+
+// The end of the body fell together with the end of a piece and of the part: one more write, of nothing, was refused behind the part's end.
+for (const durability of ['none', 'persisted']) {
+  t.test(`a body of whole pieces up to the very end of the part, ${durability}`, async (t) => {
+    const opened = await open(t)
+    await makeSet(t, opened, { id: 's' })
+    const { addr } = await mapPart(t, opened, 's', 'f', { length: 3 * MIB })
+    const bytes = pattern(3 * MIB, 9)
+    t.match(await must(t, opened, 'PUT', `/sets/s/memory?addr=${addr}&durability=${durability}`, bytes), { bytes: bytes.length, durability })
+    t.ok(bytes.equals(await must(t, opened, 'GET', `/sets/s/memory?addr=${addr}&length=${bytes.length}`)))
+  })
+}
