@@ -82,7 +82,12 @@ export interface Row {
 
 /** What ends with a part of the measurement: processes and directories, last first. */
 export class Keep {
+  static readonly #all = new Set<Keep>()
   readonly #ends: Array<() => Promise<void> | void> = []
+
+  constructor () {
+    Keep.#all.add(this)
+  }
 
   server<T extends Server> (server: T): T {
     this.#ends.push(() => server.stop())
@@ -95,7 +100,13 @@ export class Keep {
     return dir
   }
 
+  /** For a run that is broken off. */
+  static async endAll (): Promise<void> {
+    for (const keep of Keep.#all) await keep.end()
+  }
+
   async end (): Promise<void> {
+    Keep.#all.delete(this)
     for (let end = this.#ends.pop(); end !== undefined; end = this.#ends.pop()) await end()
   }
 }

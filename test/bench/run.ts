@@ -6,7 +6,7 @@
 // both share a core. First the service is compared with itself; where that median is outside of 0.93 to 1.07 the machine is too noisy for the line, and
 // it says so. No absolute number is a result, but for the start. At the end there is one table.
 import { parseArgs } from 'node:util'
-import { machineLoad, newBench, type Line, type Spread } from './measure.js'
+import { Keep, machineLoad, newBench, type Line, type Spread } from './measure.js'
 import { ROWS } from './rows.js'
 
 const { values, positionals } = parseArgs({
@@ -34,6 +34,10 @@ function table (rows: string[][]): string {
 const bench = newBench({ pairs: positive('pairs'), seconds: positive('seconds'), processes: positive('processes'), isSmoke: false })
 const unknown = positionals.find((name) => !ROWS.some((row) => row.name === name))
 if (unknown !== undefined) throw new Error(`no row ${unknown}; there are ${ROWS.map(({ name }) => name).join(', ')}`)
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  // Servers and gigabytes of a tmpfs would stay behind.
+  process.once(signal, () => { Keep.endAll().catch(console.error).finally(() => process.exit(1)) })
+}
 console.log(`${bench.pairs} pairs of ${bench.seconds} s over ${bench.processes} processes; disk ${bench.disk}, tmpfs ${bench.memory}`)
 const lines: Line[] = []
 let failed = 0
