@@ -268,6 +268,7 @@ uint32_t ffi_abi(struct ffi_abi *out, uint32_t out_size)
 			.removal_size = sizeof(struct ffi_removal),
 			.written_size = sizeof(struct ffi_written),
 			.write_size = sizeof(struct ffi_write),
+			.counters_size = sizeof(struct ffi_counters),
 			.codes = error_rows()};
 	memcpy(out, &abi, out_size < sizeof(abi) ? out_size : sizeof(abi));
 	return FFI_VERSION;
@@ -675,6 +676,7 @@ struct pin {
 	uint64_t set;
 	struct part_map *map;
 };
+static _Atomic uint64_t pins; /* open */
 
 int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct pmemset_error *err)
 {
@@ -690,8 +692,10 @@ int ffi_pin(uint64_t set, uint64_t addr, uint64_t length, uint64_t *pin, struct 
 		if (p != NULL) {
 			*p = (struct pin){.set = set, .map = map};
 			*pin = handle_open(HANDLE_PIN, p);
-			if (*pin != 0)
+			if (*pin != 0) {
+				atomic_fetch_add_explicit(&pins, 1, memory_order_relaxed);
 				return 0;
+			}
 		}
 		error_set(&e, p ? -EMFILE : -ENOMEM, "no memory, or no handle, for a pin");
 		free(p);
@@ -706,10 +710,21 @@ int ffi_unpin(uint64_t pin)
 	struct pin *p = handle_close(pin, HANDLE_PIN);
 	if (p == NULL)
 		return -EBADF;
+	atomic_fetch_sub_explicit(&pins, 1, memory_order_relaxed);
 	access_unpin(p->map);
 	handle_put(p->set);
 	free(p);
 	return 0;
+}
+
+void ffi_counters(struct ffi_counters *counters)
+{
+	struct flush_counts flushes = file_flush_counts();
+	*counters = (struct ffi_counters){.pins = atomic_load_explicit(&pins, memory_order_relaxed),
+			.flushes_of_ranges = flushes.ranges,
+			.flushes_of_files = flushes.files,
+			.flushes_failed = flushes.failed,
+			.flush_callers = flushes.callers};
 }
 
 int ffi_read(uint64_t set, uint64_t addr, void *buf, uint64_t length, uint32_t nowait, struct pmemset_error *err)

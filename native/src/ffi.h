@@ -42,7 +42,7 @@ enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSI
 struct ffi_abi {
 	uint32_t version; /* FFI_VERSION */
 	uint32_t error_size, abi_size, engine_spec_size, engine_info_size, volume_info_size, probe_size;
-	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size, write_size;
+	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size, write_size, counters_size;
 	uint32_t codes; /* how many rows ffi_code() has */
 };
 
@@ -243,6 +243,17 @@ int ffi_unpin(uint64_t pin);
  */
 enum { FFI_CHECK_SIZE = 0, FFI_CHECK_RESIDENT = 1, FFI_CHECK_LOAD = 2 };
 int ffi_check(uint64_t set, uint64_t addr, uint64_t length, uint32_t what, struct pmemset_error *err);
+
+/* What an operator watches. Each is exact; together they are of about the same moment. */
+struct ffi_counters {
+	uint64_t pins;		    /* open now; an access holds its map without one */
+	uint64_t flushes_of_ranges; /* since the start: one or more msync, in one round */
+	uint64_t flushes_of_files;  /* fdatasync */
+	uint64_t flushes_failed;    /* of both */
+	uint64_t flush_callers;	    /* whom those flushes were for */
+};
+/* Blocks: no. */
+void ffi_counters(struct ffi_counters *counters);
 
 struct ffi_written {
 	uint64_t bytes;

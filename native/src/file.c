@@ -28,6 +28,7 @@ static struct file *buckets[BUCKETS];
 static struct file *retired; /* closed files, to be used again */
 static _Atomic unsigned failures;
 static _Atomic uint64_t last_failure;
+static _Atomic uint64_t flushes_of_ranges, flushes_of_files, flushes_failed, flush_callers;
 
 static struct file **bucket_of(dev_t dev, ino_t ino)
 {
@@ -233,6 +234,15 @@ static int sync_ranges(struct flush_range *ranges, size_t count)
 	return rc;
 }
 
+static int count_flush(_Atomic uint64_t *kind, uint64_t callers, int rc)
+{
+	atomic_fetch_add_explicit(kind, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&flush_callers, callers, memory_order_relaxed);
+	if (rc != 0)
+		atomic_fetch_add_explicit(&flushes_failed, 1, memory_order_relaxed);
+	return rc;
+}
+
 /*
  * One round, for everybody in it. fdatasync writes all dirt of the file first, everybody's; ranges cost a flush of the disk each. So: one
  * range, or a few beside dirt that nobody asked to have flushed: by range; else the file. Returns errno; *whole: the file was flushed.
@@ -240,20 +250,21 @@ static int sync_ranges(struct flush_range *ranges, size_t count)
 static int flush_round(struct file *file, const struct flush *round, bool dirty, bool *whole)
 {
 	size_t count = 0;
+	uint64_t callers = 0;
 	*whole = false;
-	for (const struct flush *f = round; f != NULL; f = f->next) {
+	for (const struct flush *f = round; f != NULL; f = f->next, callers++) {
 		*whole |= f->whole;
 		count += f->count;
 	}
 	*whole |= count > (dirty ? RANGES_APART : 1);
 	if (*whole)
-		return uninterrupted(fdatasync, file->fd);
+		return count_flush(&flushes_of_files, callers, uninterrupted(fdatasync, file->fd));
 	struct flush_range all[RANGES_APART];
 	size_t n = 0;
 	for (const struct flush *f = round; f != NULL; f = f->next)
 		for (size_t i = 0; i < f->count; i++)
 			all[n++] = f->ranges[i];
-	return sync_ranges(all, n);
+	return count_flush(&flushes_of_ranges, callers, sync_ranges(all, n));
 }
 
 /* ---- what is known of its stores; under the lock ---- */
@@ -407,6 +418,14 @@ int file_flush_whole(struct file *file, const struct flush_range *ranges, size_t
 unsigned file_failures(void)
 {
 	return atomic_load(&failures);
+}
+
+struct flush_counts file_flush_counts(void)
+{
+	return (struct flush_counts){.ranges = atomic_load_explicit(&flushes_of_ranges, memory_order_relaxed),
+			.files = atomic_load_explicit(&flushes_of_files, memory_order_relaxed),
+			.failed = atomic_load_explicit(&flushes_failed, memory_order_relaxed),
+			.callers = atomic_load_explicit(&flush_callers, memory_order_relaxed)};
 }
 
 uint64_t file_losses(const struct file *file)

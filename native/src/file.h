@@ -110,6 +110,12 @@ int file_sync(int fd);
 /* Files in use whose flush failed: 0 in a healthy process. */
 unsigned file_failures(void);
 
+/* Rounds of file_flush since the start: by msync of ranges, by fdatasync; how many of them failed, and for how many calls they were. */
+struct flush_counts {
+	uint64_t ranges, files, failed, callers;
+};
+struct flush_counts file_flush_counts(void);
+
 /*
  * A store was made there that no flush follows; the number that it gets. since: file_losses() before the first byte. To be told when it is
  * done and not before, else a flush in between would vouch for it; and if one has failed in between, what was stored is in doubt as well,

@@ -79,6 +79,7 @@ export interface AbiFields {
   removal_size: number
   written_size: number
   write_size: number
+  counters_size: number
   codes: number
 }
 
@@ -183,12 +184,20 @@ export interface WrittenFields {
   simulated: number
 }
 
+export interface CountersFields {
+  pins: U64
+  flushes_of_ranges: U64
+  flushes_of_files: U64
+  flushes_failed: U64
+  flush_callers: U64
+}
+
 const NAME_SIZE = 64
 const TEXT_SIZE = 256
 
 export const STRUCTS = {
   error: new Struct<ErrorFields>({ code: i32, cause: i32, sys_errno: i32, reason: u32, value: u64, addr: u64, size: u64, offset: u64, granularity: u32, reserved: u32, message: text(TEXT_SIZE) }),
-  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, codes: u32 }),
+  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, counters_size: u32, codes: u32 }),
   engineSpec: new Struct<EngineSpecFields>({ arena_base: u64, arena_size: u64, mappings_max: u64, simulate: u32, reserved: u32 }),
   engineInfo: new Struct<EngineInfoFields>({ arena_base: u64, arena_size: u64, page_size: u64, mappings: u64, mappings_max: u64, addresses_stable: u32, simulate: u32, libpmem2: text(NAME_SIZE) }),
   volumeInfo: new Struct<VolumeInfoFields>({ capacity: u64, available: u64, alignment: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, dax: u32, numa_node: i32, allocates: u32, file_system: text(NAME_SIZE), reason: text(TEXT_SIZE) }),
@@ -197,7 +206,8 @@ export const STRUCTS = {
   setInfo: new Struct<SetInfoFields>({ window_addr: u64, window_size: u64, part_count: u64, map_count: u64, mapped_bytes: u64, granularity: u32, coalescing: u32, degraded: u32, reserved: u32 }),
   partSpec: new Struct<PartSpecFields>({ volume: u64, offset: u64, length: u64, cookie: u64, keep_free: u64, create: u32, mode: u32, grow: u32, reserved: u32 }),
   part: new Struct<PartFields>({ addr: u64, length: u64, offset: u64, cookie: u64, map_addr: u64, map_size: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, coalesced: u32, created: u32, degraded: u32 }),
-  written: new Struct<WrittenFields>({ bytes: u64, durability: u32, granularity: u32, persistence: u32, simulated: u32 })
+  written: new Struct<WrittenFields>({ bytes: u64, durability: u32, granularity: u32, persistence: u32, simulated: u32 }),
+  counters: new Struct<CountersFields>({ pins: u64, flushes_of_ranges: u64, flushes_of_files: u64, flushes_failed: u64, flush_callers: u64 })
 } as const
 
 /** Rows of 64-bit words, filled and read as BigUint64Array: how many words each has. */
@@ -211,6 +221,7 @@ export interface Functions {
   ffi_code: Native<[i: number, code: Int32Array, name: Buffer, text: Buffer]>
   ffi_engine_start: Native<[spec: Buffer, err: Buffer]>
   ffi_engine_info: Native<[info: Buffer], undefined>
+  ffi_counters: Native<[counters: Buffer], undefined>
   ffi_volume_open: Native<[path: string, volume: BigUint64Array, err: Buffer]>
   ffi_volume_close: Native<[volume: number]>
   ffi_volume_info: Native<[volume: number, info: Buffer, err: Buffer]>
@@ -244,6 +255,7 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_code: ['int', u32, 'void *', 'void *', 'void *'],
   ffi_engine_start: ['int', 'void *', 'void *'],
   ffi_engine_info: ['void', 'void *'],
+  ffi_counters: ['void', 'void *'],
   ffi_volume_open: ['int', 'const char *', 'void *', 'void *'],
   ffi_volume_close: ['int', u64],
   ffi_volume_info: ['int', u64, 'void *', 'void *'],
@@ -295,7 +307,8 @@ function checkSizes (abi: AbiFields): void {
     ['span', abi.span_size, SPAN_WORDS * WORD],
     ['removal', abi.removal_size, REMOVAL_WORDS * WORD],
     ['written', abi.written_size, STRUCTS.written.size],
-    ['write', abi.write_size, WRITE_WORDS * WORD]
+    ['write', abi.write_size, WRITE_WORDS * WORD],
+    ['counters', abi.counters_size, STRUCTS.counters.size]
   ]
   const wrong = sizes.filter(([, theirs, ours]) => theirs !== ours).map(([what, theirs, ours]) => `${what} is ${theirs}, not ${ours}`)
   if (wrong.length > 0) throw new AbiError(`the native library is of another build (${wrong.join('; ')}); build it again`)

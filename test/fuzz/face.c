@@ -910,18 +910,21 @@ static void about(void)
 {
 	struct ffi_abi abi = {0};
 	struct ffi_engine_info info;
+	struct ffi_counters counters;
 	int32_t code;
 	char name[FFI_NAME_SIZE];
 	char text[FFI_TEXT_SIZE];
 	uint32_t i = (uint32_t)(take(1) % 2 ? take(1) : take(4));
 	uint32_t size = (uint32_t)take(1) % (sizeof(abi) + 1);
-	call = "ffi_abi, ffi_code, ffi_engine_info";
+	call = "ffi_abi, ffi_code, ffi_engine_info, ffi_counters";
 	struct ffi_abi *part_of_it = exactly(size);
 	REQUIRE(ffi_abi(part_of_it, size) == FFI_VERSION && ffi_abi(&abi, sizeof(abi)) == FFI_VERSION);
 	free(part_of_it);
 	REQUIRE(ffi_code(i, &code, name, text) == (i < abi.codes ? 0 : -ERANGE));
 	ffi_engine_info(&info);
 	REQUIRE(info.page_size == page && info.mappings <= info.mappings_max);
+	ffi_counters(&counters);
+	REQUIRE(counters.pins <= known_count && counters.flushes_failed <= counters.flushes_of_ranges + counters.flushes_of_files);
 	struct ffi_engine_spec spec = {.arena_base = number(),
 			.arena_size = number(),
 			.mappings_max = number(),
@@ -1086,7 +1089,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	REQUIRE(nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS) == 0);
 	REQUIRE(!own_file_left);
 	ffi_engine_info(&info);
-	REQUIRE(info.mappings == 0);
+	struct ffi_counters counters;
+	ffi_counters(&counters);
+	REQUIRE(info.mappings == 0 && counters.pins == 0);
 	REQUIRE(arena_mappings() == mappings_before);
 	REQUIRE(descriptors() == descriptors_before);
 	return 0;

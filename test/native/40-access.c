@@ -442,6 +442,13 @@ static void *unpin_elsewhere(void *pin)
 	return NULL;
 }
 
+static uint64_t open_pins(void)
+{
+	struct ffi_counters counters;
+	ffi_counters(&counters);
+	return counters.pins;
+}
+
 static void pins_are_counted(void **state)
 {
 	struct place *p = here(state);
@@ -453,7 +460,10 @@ static void pins_are_counted(void **state)
 	for (uint64_t i = 0; i < 3; i++) {
 		must(ffi_pin(set, addr + i * PAGE / 2, PAGE, &pins[i], &err));
 		assert_int_equal(refs_of(set, addr), i + 1);
+		assert_int_equal(open_pins(), i + 1);
 	}
+	fails(ffi_pin(set, addr, 4 * PAGE, &(uint64_t){0}, &err), PMEMSET_E_LENGTH_OUT_OF_RANGE);
+	assert_int_equal(open_pins(), 3);
 	/* It may grow meanwhile, and be read, written and flushed. */
 	struct ffi_part more = must_map(set, p, "b", (struct ffi_part_spec){.length = PAGE});
 	assert_int_equal(more.map_addr, addr);
@@ -471,6 +481,7 @@ static void pins_are_counted(void **state)
 		assert_int_equal(pthread_create(&thread, NULL, unpin_elsewhere, &pins[i]), 0);
 		assert_int_equal(pthread_join(thread, NULL), 0);
 		fails(ffi_unpin(pins[i]), -EBADF);
+		assert_int_equal(open_pins(), 2 - i);
 	}
 	assert_int_equal(refs_of(set, addr), 0);
 	must(remove_range(set, more.addr, 1));
