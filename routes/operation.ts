@@ -20,6 +20,8 @@ export interface Operation {
   bytes?: 'in' | 'out' | 'both'
   /** Its body is as large as a batch's may be, and needed whole. */
   batch?: boolean
+  /** What success has where it is neither JSON nor octets. */
+  type?: 'text/plain'
   /** Statuses of success. */
   answers: Partial<Record<200 | 201 | 204 | 206, TSchema | string>>
   /** Whether success carries the ETag of the set. */
@@ -52,7 +54,7 @@ export function operation (o: Operation): { schema: FastifySchema, config: Fasti
     config: {
       ...(o.bytes === 'in' || o.bytes === 'both' ? { body: 'bytes' as const } : {}),
       ...(o.batch === true ? { batch: true } : {}),
-      told: { answers: o.answers, codes: o.codes ?? [], bytes: o.bytes, etag: o.etag === true, example: o.example ?? {} }
+      told: { answers: o.answers, codes: o.codes ?? [], bytes: o.bytes, type: o.type, etag: o.etag === true, example: o.example ?? {} }
     }
   }
 }

@@ -3,6 +3,7 @@
 // The service itself: what it can do, how it is, and what its codes mean.
 import type { FastifyInstance } from 'fastify'
 import { Type } from 'typebox'
+import { CONTENT_TYPE, createMetrics } from '../src/metrics.js'
 import { Capabilities, ErrorCode, ErrorCodeList, Health, ref } from '../src/schemas.js'
 import { getCode, listCodes, type Service } from '../src/service/service.js'
 import { operation } from './operation.js'
@@ -48,4 +49,14 @@ export default async function serviceRoutes (app: FastifyInstance, { service }: 
     answers: { 200: ref(Health) },
     example: { answer: { status: 'ready', sets: 1, parts: 1, volumes: 1 } }
   }), () => service.readiness())
+
+  const tellMetrics = createMetrics(app.replies, () => service.census())
+  app.get('/metrics', operation({
+    id: 'getMetrics',
+    tag: 'service',
+    summary: 'Tell what an operator watches, for Prometheus',
+    description: 'Requests by route, time in the engine, flushes, bytes, and what there is now, in the text format of Prometheus (0.0.4).',
+    type: 'text/plain',
+    answers: { 200: 'The metrics' }
+  }), async (_request, reply) => reply.type(CONTENT_TYPE).send(await tellMetrics()))
 }

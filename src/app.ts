@@ -4,10 +4,12 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Config } from './config.js'
 import type { Log } from './log.js'
+import { Replies } from './metrics.js'
 import connections, { SERVER, type ConnectionsOptions } from './plugins/connections.js'
 import door from './plugins/door.js'
 import downloads from './plugins/downloads.js'
 import methods from './plugins/methods.js'
+import metrics from './plugins/metrics.js'
 import openapi from './plugins/openapi.js'
 import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
 import slow from './plugins/slow.js'
@@ -40,12 +42,13 @@ const PARAMETER_CHARS_MAX = 256
 
 /** Everything about HTTP but the routes. */
 export async function buildShell ({ config, log, version, tokens: known, progress }: ShellOptions): Promise<FastifyInstance> {
+  const replies = new Replies()
   const app = Fastify({
     ...SERVER,
     logger: false,
     genReqId: requestId,
     frameworkErrors: createRouterErrorHandler(log),
-    clientErrorHandler: createParserErrorHandler(log),
+    clientErrorHandler: createParserErrorHandler(log, replies),
     // STOPPING is ours to say, as a problem document.
     return503OnClosing: false,
     routerOptions: { querystringParser: parseQuery, maxParamLength: PARAMETER_CHARS_MAX }
@@ -57,6 +60,7 @@ export async function buildShell ({ config, log, version, tokens: known, progres
   await app.register(uploads, { bodyBytesMax: config.limits.bodyBytes, batchBytesMax: config.limits.batchBytes })
   await app.register(downloads)
   await app.register(connections, { connectionsMax: config.limits.connections, log, ...progress })
+  await app.register(metrics, { replies })
   await app.register(slow, { slowMs: config.slowMs, log })
   await app.register(validation)
   await app.register(openapi, { version })

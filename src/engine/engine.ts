@@ -4,6 +4,7 @@
 // blocks is synchronous here; everything else is a promise. There is one engine in a process.
 import { constants } from 'node:os'
 import { EngineError, REASONS } from '../errors.js'
+import { groups, timed, traffic } from '../metrics.js'
 import { addressOf, callAsync, callHolding, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, viewAt, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
 
 export const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
@@ -44,6 +45,15 @@ export interface EngineInfo {
   mappingsMax: number
   addressesStable: boolean
   simulated: Granularity | undefined
+}
+
+/** Since the start, but for the pins. */
+export interface EngineCounters {
+  pins: number
+  flushesOfRanges: number
+  flushesOfFiles: number
+  flushesFailed: number
+  flushCallers: number
 }
 
 export interface VolumeInfo {
@@ -183,6 +193,9 @@ const DEGRADED = 1n
 const CUT_ROWS = 2
 // A batch that is no larger is tried on the event loop first: it takes less time there than it would wait for a thread.
 const BATCH_AT_ONCE_BYTES = 256 * 1024
+// In the reply to a batch (openapi/batch.md).
+const BATCH_STORED_AT = 16
+const BATCH_RESULTS_AT = 32
 const REMOVED_WORDS = 3
 const TRIMMED_WORDS = 4
 const SPLIT_WORDS = 6
@@ -333,6 +346,19 @@ export class Engine {
     }
   }
 
+  counters (): EngineCounters {
+    const memory = STRUCTS.counters.blank()
+    this.#call.ffi_counters(memory)
+    const counters = STRUCTS.counters.decode(memory)
+    return {
+      pins: exact(counters.pins),
+      flushesOfRanges: exact(counters.flushes_of_ranges),
+      flushesOfFiles: exact(counters.flushes_of_files),
+      flushesFailed: exact(counters.flushes_failed),
+      flushCallers: exact(counters.flush_callers)
+    }
+  }
+
   /** The engine's table of codes: libpmemset's, then libpmem2's. */
   codes (): EngineCode[] {
     return readCodes(this.#abi)
@@ -351,7 +377,7 @@ export class Engine {
   async volumeInfo (volume: Handle): Promise<VolumeInfo> {
     const memory = STRUCTS.volumeInfo.blank()
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_volume_info, volume, memory, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'volume_info' }, callAsync(this.#call.ffi_volume_info, volume, memory, err)) !== 0) throwFrom(err)
     const info = STRUCTS.volumeInfo.decode(memory)
     return {
       fileSystem: info.file_system,
@@ -371,7 +397,7 @@ export class Engine {
     const memory = STRUCTS.probe.blank()
     const err = STRUCTS.error.blank()
     const { bytes, length } = encodePath(path)
-    if (await callAsync(this.#call.ffi_probe, volume, bytes, length, memory, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'probe' }, callAsync(this.#call.ffi_probe, volume, bytes, length, memory, err)) !== 0) throwFrom(err)
     const info = STRUCTS.probe.decode(memory)
     return {
       exists: info.exists !== 0,
@@ -413,13 +439,13 @@ export class Engine {
   /** From the next map on. */
   async setCoalescing (set: Handle, coalescing: Coalescing): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_set_coalescing, set, COALESCINGS.indexOf(coalescing), err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'set_coalescing' }, callAsync(this.#call.ffi_set_coalescing, set, COALESCINGS.indexOf(coalescing), err)) !== 0) throwFrom(err)
   }
 
   /** Makes everything durable, unmaps it, gives the window back; all or nothing. */
   async deleteSet (set: Handle): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_set_delete, set, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'set_delete' }, callAsync(this.#call.ffi_set_delete, set, err)) !== 0) throwFrom(err)
   }
 
   async mapPart (set: Handle, spec: PartSpec): Promise<MappedPart> {
@@ -437,7 +463,7 @@ export class Engine {
       reserved: 0
     })
     const { bytes, length } = encodePath(spec.path)
-    if (await callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'part_map' }, callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err)) !== 0) throwFrom(err)
     const part = STRUCTS.part.decode(memory)
     return {
       addr: BigInt(part.addr),
@@ -455,6 +481,7 @@ export class Engine {
 
   /** The map and the part that hold the address, until the next call. */
   find (set: Handle, addr: bigint): Found | undefined {
+    traffic.lookups++
     const code = this.#call.ffi_lookup(set, addr, this.#found.words)
     if (code === 0) return this.#found
     if (code === CANNOT_FIND_PART_MAP) return undefined
@@ -500,7 +527,7 @@ export class Engine {
     const removed = new BigUint64Array(rowsMax * REMOVED_WORDS)
     const trimmed = new BigUint64Array(CUT_ROWS * TRIMMED_WORDS)
     const split = new BigUint64Array(CUT_ROWS * SPLIT_WORDS)
-    const code = await callAsync(this.#call.ffi_remove, set, checkAddress(addr), length, wholeMap ? 1 : 0, dryRun ? 1 : 0, counts, removed, trimmed, split, err)
+    const code = await timed({ operation: 'remove' }, callAsync(this.#call.ffi_remove, set, checkAddress(addr), length, wholeMap ? 1 : 0, dryRun ? 1 : 0, counts, removed, trimmed, split, err))
     if (code !== 0) throwFrom(err)
     if (word(counts, 0) > BigInt(rowsMax)) throw new RangeError(`${word(counts, 0)} parts were removed where ${rowsMax} could be`)
     return {
@@ -525,6 +552,7 @@ export class Engine {
   readNow (set: Handle, addr: bigint, buffer: Buffer): boolean {
     const code = this.#call.ffi_read(set, checkAddress(addr), buffer, buffer.length, 1, this.#err)
     if (code !== 0 && code !== EAGAIN) throwFrom(this.#err)
+    if (code === 0) traffic.bytesRead += buffer.length
     return code === 0
   }
 
@@ -543,7 +571,7 @@ export class Engine {
   /** Brings it there. */
   async load (set: Handle, addr: bigint, length: number): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_check, set, checkAddress(addr), checkLength(length), CHECK.load, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'load' }, callAsync(this.#call.ffi_check, set, checkAddress(addr), checkLength(length), CHECK.load, err)) !== 0) throwFrom(err)
   }
 
   /**
@@ -551,19 +579,23 @@ export class Engine {
    * is pinned; it does not cross a multiple of a gibibyte.
    */
   view (addr: bigint, length: number): Buffer {
-    return viewAt(checkAddress(addr), checkLength(length))
+    const view = viewAt(checkAddress(addr), checkLength(length))
+    traffic.bytesRead += length
+    return view
   }
 
   async read (set: Handle, addr: bigint, buffer: Buffer): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_read, set, checkAddress(addr), buffer, buffer.length, 0, err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'read' }, callAsync(this.#call.ffi_read, set, checkAddress(addr), buffer, buffer.length, 0, err)) !== 0) throwFrom(err)
+    traffic.bytesRead += buffer.length
   }
 
   async write (set: Handle, addr: bigint, bytes: Buffer, durability: Durability): Promise<Written> {
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
-    const code = await callAsync(this.#call.ffi_write, set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), memory, err)
+    const code = await timed({ operation: 'write', durability }, callAsync(this.#call.ffi_write, set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), memory, err))
     if (code !== 0) throwFrom(err)
+    traffic.bytesWritten += bytes.length
     return toWritten(memory)
   }
 
@@ -571,6 +603,7 @@ export class Engine {
   writeNow (set: Handle, addr: bigint, bytes: Buffer, durability: Durability): Written {
     const code = this.#call.ffi_write(set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), this.#written, this.#err)
     if (code !== 0) throwFrom(this.#err)
+    traffic.bytesWritten += bytes.length
     return toWritten(this.#written)
   }
 
@@ -585,11 +618,14 @@ export class Engine {
       bytes.copy(data, offset)
       offset += bytes.length
     })
-    await callAsync(this.#call.ffi_write_many, rows, writes.length, data, offset, errs)
+    groups.observe(writes.length)
+    const strongest = Math.max(...writes.map(({ durability }) => DURABILITIES.indexOf(durability)))
+    await timed({ operation: 'write_many', durability: nameAt(DURABILITIES, strongest) }, callAsync(this.#call.ffi_write_many, rows, writes.length, data, offset, errs))
     return writes.map((_, i) => {
       const row = i * WRITE_WORDS
       if (word(rows, row + 5) !== 0n) return errorFrom(errs.subarray(i * STRUCTS.error.size, (i + 1) * STRUCTS.error.size))
       const reached = Number(word(rows, row + 7))
+      traffic.bytesWritten += Number(word(rows, row + 6))
       return {
         bytes: Number(word(rows, row + 6)),
         durability: nameAt(DURABILITIES, reached & 0xff),
@@ -610,19 +646,25 @@ export class Engine {
   /** Runs a batch that checkBatch has let through, at once where nothing of it can wait for the disk. */
   async batch (set: Handle, body: Buffer, reply: Buffer): Promise<BatchFailure | undefined> {
     reply[0] = 0
+    const success = (): BatchFailure | undefined => {
+      traffic.bytesWritten += Number(reply.readBigUInt64LE(BATCH_STORED_AT))
+      traffic.bytesRead += reply.length - BATCH_RESULTS_AT
+      return undefined
+    }
     const failure = (operation: bigint, error: EngineError): BatchFailure => {
       // Without a reply it was not begun: there is no such set.
       if (reply[0] === 0) throw error
+      traffic.bytesWritten += Number(reply.readBigUInt64LE(BATCH_STORED_AT))
       return { operation: Number(operation), error }
     }
     if (body.length + reply.length <= BATCH_AT_ONCE_BYTES) {
       const code = this.#call.ffi_batch(set, body, body.length, reply, reply.length, 1, this.#out, this.#err)
-      if (code === 0) return undefined
+      if (code === 0) return success()
       if (code !== EAGAIN) return failure(word(this.#out, 0), errorFrom(this.#err))
     }
     const failed = new BigUint64Array(1)
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_batch, set, body, body.length, reply, reply.length, 0, failed, err) === 0) return undefined
+    if (await timed({ operation: 'batch' }, callAsync(this.#call.ffi_batch, set, body, body.length, reply, reply.length, 0, failed, err)) === 0) return success()
     return failure(word(failed, 0), errorFrom(err))
   }
 
@@ -632,9 +674,11 @@ export class Engine {
     pieces.forEach((piece, i) => { rows.set([addressOf(piece), BigInt(piece.length)], i * 2) })
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
-    const code = await callHolding(pieces, this.#call.ffi_write_pieces, set, checkAddress(addr), rows, pieces.length, DURABILITIES.indexOf(durability), memory, err)
+    const code = await timed({ operation: 'write', durability }, callHolding(pieces, this.#call.ffi_write_pieces, set, checkAddress(addr), rows, pieces.length, DURABILITIES.indexOf(durability), memory, err))
     if (code !== 0) throwFrom(err)
-    return toWritten(memory)
+    const written = toWritten(memory)
+    traffic.bytesWritten += written.bytes
+    return written
   }
 
   /** Makes ranges durable; all are checked before the first is flushed. */
@@ -643,7 +687,7 @@ export class Engine {
     ranges.forEach(({ addr, length }, i) => rows.set([checkAddress(addr), BigInt(checkLength(length))], i * 2))
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
-    const code = await callAsync(this.#call.ffi_persist, set, rows, ranges.length, DURABILITIES.indexOf(durability), memory, err)
+    const code = await timed({ operation: 'persist', durability }, callAsync(this.#call.ffi_persist, set, rows, ranges.length, DURABILITIES.indexOf(durability), memory, err))
     if (code !== 0) throwFrom(err)
     return toWritten(memory)
   }
@@ -656,7 +700,7 @@ export class Engine {
   /** Up to `max` flushes of files of the set that failed. */
   async failures (set: Handle, max: number): Promise<FailedFlush[]> {
     const rows = new BigUint64Array(checkLength(max) * FAILURE_WORDS)
-    const count = await callAsync(this.#call.ffi_failures, set, rows, max)
+    const count = await timed({ operation: 'failures' }, callAsync(this.#call.ffi_failures, set, rows, max))
     if (count < 0) throwCode(count, 'listing failures')
     return Array.from({ length: count }, (_, row) => {
       const at = row * FAILURE_WORDS
@@ -667,7 +711,7 @@ export class Engine {
   /** Up to `max` ranges of the set that are in doubt by a failure; undefined: it was dealt with. */
   async failureRanges (set: Handle, failure: number, max: number): Promise<Array<{ addr: bigint, length: number }> | undefined> {
     const rows = new BigUint64Array(checkLength(max) * 2)
-    const count = await callAsync(this.#call.ffi_failure_ranges, set, checkLength(failure), rows, max)
+    const count = await timed({ operation: 'failure_ranges' }, callAsync(this.#call.ffi_failure_ranges, set, checkLength(failure), rows, max))
     if (count === ENOENT) return undefined
     if (count < 0) throwCode(count, 'listing ranges of a failure')
     return Array.from({ length: count }, (_, row) => ({ addr: word(rows, row * 2), length: Number(word(rows, row * 2 + 1)) }))
@@ -676,7 +720,7 @@ export class Engine {
   /** Deals with a failure, for every set that maps the file. */
   async acknowledge (set: Handle, failure: number, recovery: Recovery): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err) !== 0) throwFrom(err)
+    if (await timed({ operation: 'acknowledge' }, callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err)) !== 0) throwFrom(err)
   }
 }
 

@@ -35,6 +35,7 @@ export interface Told {
   answers: Partial<Record<200 | 201 | 204 | 206, TSchema | string>>
   codes: readonly ToldCode[]
   bytes?: 'in' | 'out' | 'both' | undefined
+  type?: 'text/plain' | undefined
   etag: boolean
   example: { path?: Record<string, string>, query?: Record<string, string | number | boolean>, answer?: unknown }
 }
@@ -81,6 +82,7 @@ function answers (told: Told): Record<string, object> {
     const description = typeof answer === 'string' ? answer : DESCRIPTIONS[status]
     const headers = headersOf(told, status)
     if (told.bytes === 'out' || told.bytes === 'both') return [status, { description, ...headers, content: { 'application/octet-stream': OCTETS } }]
+    if (told.type !== undefined) return [status, { description, ...headers, content: { [told.type]: { schema: { type: 'string' } } } }]
     if (typeof answer === 'string') return [status, { description, ...headers, type: 'null' }]
     const { answer: example } = told.example
     return [status, { description, ...headers, content: { 'application/json': { schema: answer, ...(example === undefined ? {} : { example }) } } }]

@@ -9,6 +9,8 @@ import type { Socket } from 'node:net'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { EngineError, problemOf, ServiceError, type CodeName, type ProblemDocument } from '../errors.js'
 import type { Log } from '../log.js'
+import type { Replies } from '../metrics.js'
+import { markProblem } from './metrics.js'
 import { isUnread, refuseUpload } from './uploads.js'
 
 // A path of 4 095 bytes, percent-encoded threefold, and the header fields beside it.
@@ -84,6 +86,7 @@ function createSendProblem (log: Log): (this: FastifyReply, error: Error) => voi
     const ours = toOurs(error)
     const problem = problemOf(ours, this.request.id)
     record(log, problem, ours, this.request)
+    markProblem(this.request.raw, problem.code, this.request.routeOptions.url)
     const text = JSON.stringify(problem)
     const { raw } = this.request
     if (this.raw.headersSent) {
@@ -129,6 +132,7 @@ async function problems (app: FastifyInstance, { log }: ProblemsOptions): Promis
   app.server.on('checkExpectation', (raw: IncomingMessage, res) => {
     const error = new ServiceError('PARAMETER_INVALID', 'The only expectation that can be met is 100-continue.', { errors: [{ in: 'header', name: 'expect', reason: 'must be 100-continue' }] })
     const problem = problemOf(app.refusedAtDoor(raw) ?? error, requestId(raw))
+    markProblem(raw, problem.code)
     refuseUpload(raw, res, problem.status, headersOf(problem), JSON.stringify(problem))
   })
 }
@@ -142,6 +146,7 @@ export function createRouterErrorHandler (log: Log): (error: FastifyError, reque
     const ours = request.server.refusedAtDoor(request.raw) ?? toOurs(error)
     const problem = problemOf(ours, request.id)
     record(log, problem, ours, request)
+    markProblem(request.raw, problem.code)
     refuseUpload(request.raw, reply.raw, problem.status, headersOf(problem), JSON.stringify(problem))
   }
 }
@@ -153,7 +158,7 @@ const PARSER_ERRORS: Partial<Record<string, [CodeName, string]>> = {
 }
 
 /** Fastify's clientErrorHandler: what Node's parser refuses. There is no request, only a socket, so the reply is written by hand. */
-export function createParserErrorHandler (log: Log): (error: Error & { code?: string, rawPacket?: unknown }, socket: Socket) => void {
+export function createParserErrorHandler (log: Log, replies: Replies): (error: Error & { code?: string, rawPacket?: unknown }, socket: Socket) => void {
   return (error, socket) => {
     if (error.code === 'ECONNRESET' || socket.destroyed) return
     // The client went in the middle of a request: there is nobody to answer, and nothing to tell.
@@ -171,6 +176,7 @@ export function createParserErrorHandler (log: Log): (error: Error & { code?: st
     const [code, detail] = isUri ? ['URI_TOO_LONG', 'The request line is too long.'] as const : PARSER_ERRORS[error.code ?? ''] ?? ['REQUEST_INVALID', 'The request is not HTTP/1.1.']
     const problem = problemOf(new ServiceError(code, detail), requestId({ headers: {} }))
     const text = JSON.stringify(problem)
+    replies.tally('none', undefined).countProblem(problem.status, code)
     log('info', 'refused what is not a request', { requestId: problem.instance, code, parser: error.code ?? '' })
     const head = Object.entries({ ...headersOf(problem), connection: 'close', 'content-length': Buffer.byteLength(text) })
     socket.end(`HTTP/1.1 ${problem.status} ${STATUS_TEXT[problem.status] ?? 'Bad Request'}\r\n${head.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${text}`)

@@ -5,6 +5,7 @@ import type { Catalog } from '../catalog/catalog.js'
 import type { Config } from '../config.js'
 import type { Engine } from '../engine/engine.js'
 import { CATALOGUE, ServiceError, statusesOf, type AnyCode } from '../errors.js'
+import type { Census } from '../metrics.js'
 import type { Capabilities, ErrorCode, Health } from '../schemas.js'
 import { Memory, Streams } from './memory.js'
 import { Operations } from './operations.js'
@@ -48,6 +49,12 @@ export class Service {
 
   readiness (): Health {
     return { status: 'ready', sets: this.sets.count, parts: this.sets.partCount, volumes: this.volumes.count }
+  }
+
+  /** What there is, in numbers, for who watches. */
+  census (): Census {
+    const { mappings, mappingsMax } = this.#engine.info()
+    return { ...this.sets.census(), mappings, mappingsMax, ...this.#engine.counters() }
   }
 
   /** Makes what was written durable, and lets everything go. Answers what failed. */

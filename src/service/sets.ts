@@ -34,6 +34,16 @@ export class Sets {
     return [...this.#byId.values()].reduce((sum, set) => sum + set.partCount, 0)
   }
 
+  census (): { sets: number, setsDegraded: number, parts: number, mappedBytes: number } {
+    const told = [...this.#byId.keys()].flatMap((id) => this.#tell(id) ?? [])
+    return {
+      sets: this.count,
+      setsDegraded: told.filter(({ state }) => state === 'degraded').length,
+      parts: this.partCount,
+      mappedBytes: told.reduce((sum, { mappedBytes }) => sum + mappedBytes, 0)
+    }
+  }
+
   get (id: string): LiveSet {
     const set = this.#byId.get(id)
     if (set === undefined) throw setNotFound(id)
