@@ -315,6 +315,7 @@ void medium_of(int fd, struct medium *m)
 	}
 	persistence_of(fd, m, 0);
 	granularity_of(fd, dev, m);
+	m->resident = m->dax || strcmp(m->file_system, "tmpfs") == 0 || strcmp(m->file_system, "ramfs") == 0;
 	m->allocates = strcmp(m->file_system, "btrfs") != 0 && strcmp(m->file_system, "zfs") != 0;
 
 	char dir[SYS_PATH_SIZE];

@@ -25,6 +25,7 @@ struct medium {
 	enum persistence persistence;
 	bool map_sync;			    /* a mapping of the file takes MAP_SYNC */
 	bool dax;			    /* the file's pages are the medium's (STATX_ATTR_DAX) */
+	bool resident;			    /* a load waits for no disk: DAX, or a file system that is memory */
 	bool allocates;			    /* fallocate promises that a later write finds its space */
 	bool simulated;			    /* the granularity is the operator's pretence (tests) */
 	int numa_node;			    /* -1: unknown */
