@@ -161,13 +161,14 @@ const PARSER_ERRORS: Partial<Record<string, [CodeName, string]>> = {
 export function createParserErrorHandler (log: Log, replies: Replies): (error: Error & { code?: string, rawPacket?: unknown }, socket: Socket) => void {
   return (error, socket) => {
     if (error.code === 'ECONNRESET' || socket.destroyed) return
-    // The client went in the middle of a request: there is nobody to answer, and nothing to tell.
+    const current = (socket as Socket & { _httpMessage?: { headersSent: boolean, req: IncomingMessage } | null })._httpMessage
+    // The client has closed its side in the middle of a request. Whoever takes the body refuses it then, which may still be heard; else there is nobody to answer.
     if (error.code === 'HPE_INVALID_EOF_STATE') {
-      socket.destroy()
+      const isHeard = current?.headersSent === false && !current.req.complete && current.req.emit('aborted')
+      if (!isHeard) socket.destroy()
       return
     }
     // A reply may be under way for an earlier request of this connection: text in its middle would be taken for a part of it, and before it, for the reply.
-    const current = (socket as Socket & { _httpMessage?: { headersSent: boolean, req: IncomingMessage } | null })._httpMessage
     if (!socket.writable || current?.headersSent === true || current?.req.complete === true) {
       socket.destroy()
       return

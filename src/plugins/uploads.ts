@@ -74,7 +74,7 @@ export function refuseUpload (raw: IncomingMessage, res: ServerResponse, status:
   raw.once('end', end)
   raw.once('close', end)
   raw.on('error', end)
-  if (!isUnread(raw)) end()
+  if (!isUnread(raw) || raw.socket.readableEnded) end()
 }
 
 /** Whether the request came behind an upload that was refused: the connection is closing, so a reply would go nowhere and nothing must be done. */

@@ -110,6 +110,7 @@ export class Upload {
         body.off('data', take)
         body.off('end', end)
         body.off('error', cut)
+        body.off('aborted', cut)
         body.off('close', cut)
         this.#wake = () => {}
       }
@@ -144,6 +145,7 @@ export class Upload {
       body.on('data', take)
       body.once('end', end)
       body.once('error', cut)
+      body.once('aborted', cut)
       body.once('close', cut)
     })
   }
