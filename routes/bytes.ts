@@ -6,11 +6,13 @@ import { ServiceError } from '../src/errors.js'
 import type { Reading } from '../src/service/memory.js'
 import type { Digest } from '../src/service/upload.js'
 
-export function describeBytes (reply: FastifyReply, { granularity, persistence, length }: Omit<Reading, 'bytes'>): FastifyReply {
+export function describeBytes (reply: FastifyReply, { granularity, persistence, length }: Reading): FastifyReply {
   return reply.headers({ 'content-type': 'application/octet-stream', 'content-length': length, 'pmemset-granularity': granularity, 'pmemset-persistence': persistence })
 }
 
-export function sendBytes (reply: FastifyReply, reading: Reading): FastifyReply {
+/** At once where it can be: a promise on the way of each small read would be felt. */
+export function sendBytes (reply: FastifyReply, reading: Reading | Promise<Reading>): FastifyReply | Promise<FastifyReply> {
+  if (reading instanceof Promise) return reading.then((one) => sendBytes(reply, one))
   const { bytes } = reading
   describeBytes(reply, reading)
   return Buffer.isBuffer(bytes) ? reply.send(bytes) : reply.sendDownload(bytes)

@@ -80,15 +80,14 @@ export default async function content (app: FastifyInstance, { service }: { serv
       example
     }),
     exposeHeadRoute: false
-  }, async (request, reply) => {
+  }, (request, reply) => {
     const set = service.sets.get(request.params.set)
     const { start, size } = extent(set, request.params.part)
     const range = rangeOf(request, size)
     const { from, length } = range ?? { from: 0, length: size }
-    const reading = await service.memory.read(set, start + BigInt(from), length)
     reply.header('accept-ranges', 'bytes')
     if (range !== undefined) reply.code(206).header('content-range', `bytes ${from}-${from + length - 1}/${size}`)
-    return sendBytes(reply, reading)
+    return sendBytes(reply, service.memory.read(set, start + BigInt(from), length))
   })
 
   const head = operation({

@@ -36,9 +36,9 @@ export default async function memory (app: FastifyInstance, { service }: { servi
     }),
     // It would read all the bytes, to send none of them.
     exposeHeadRoute: false
-  }, async (request, reply) => {
+  }, (request, reply) => {
     const { addr, length } = request.query
-    return sendBytes(reply, await service.memory.read(service.sets.get(request.params.set), BigInt(addr), length))
+    return sendBytes(reply, service.memory.read(service.sets.get(request.params.set), BigInt(addr), length))
   })
 
   app.put<{ Params: SetPath, Querystring: { addr: string, durability: Durability } }>('/sets/:set/memory', {

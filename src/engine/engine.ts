@@ -292,6 +292,9 @@ export class Found {
   get mapAddr (): number { return this.#word(0) }
   get mapSize (): number { return this.#word(1) }
   get mapParts (): number { return this.#word(2) }
+  /** Of the part, as the cookie is. */
+  get addr (): number { return this.#word(4) }
+  get length (): number { return this.#word(5) }
   get cookie (): number { return this.#word(7) }
 
   span (): Span { return spanAt(this.words, 0) }

@@ -6,7 +6,7 @@
 import type { Engine } from '../engine/engine.js'
 import type { LiveSet } from './set.js'
 
-/** Slices end on a multiple of it. Larger ones are no faster; and a client that stalls has one of them in memory at the most. */
+/** Slices end on a multiple of it: so large that a turn of the loop costs nothing beside one, so small that the others get theirs. */
 const SLICE_BYTES = 4 * 1024 * 1024
 const TAIL_BYTES = 4096
 
@@ -29,9 +29,10 @@ export class Download {
     this.#letGo = letGo
   }
 
-  /** Throws what a read of the first slice would. */
-  async begin (): Promise<void> {
-    await this.#prepare(this.#addr)
+  /** Throws what a read of the first slice would, or of a file that is too short for any of the bytes. */
+  begin (): Promise<void> | undefined {
+    this.#engine.checkSize(this.#set.handle, this.#addr, Number(this.#end - this.#addr))
+    return this.#prepare(this.#addr)
   }
 
   /** Whether what `next` gave was all. */

@@ -9,9 +9,11 @@ import { Download } from './download.js'
 import { exceeded, SMALL_WRITE_BYTES_MAX, type Expected, type LiveSet } from './set.js'
 import { RANGE_CODES, toWritten, Upload, WEAKEST, type Writing } from './upload.js'
 
-/** Below this a read is copied, on the event loop where its pages are in memory; from it on the kernel copies, from the mapping to the socket. */
-const MAPPED_BYTES_MIN = 64 * 1024
-const PARTS_AT_A_TIME = 1000
+/**
+ * Below this a read is copied, on the event loop where its pages are in memory; from it on the kernel copies, from the mapping to the socket. That takes two
+ * writes to the socket in place of one: at 64 KiB a copy is cheaper by a fifth, at 128 KiB they are equal, at 256 KiB the mapping is cheaper by a quarter.
+ */
+const MAPPED_BYTES_MIN = 128 * 1024
 
 export interface Reading {
   granularity: Granularity
@@ -22,16 +24,19 @@ export interface Reading {
 
 function persistenceOf (set: LiveSet, addr: bigint, length: number): Persistence {
   const { engine } = set.context
-  const end = addr + BigInt(Math.max(length, 1))
   let weakest = WEAKEST.length - 1
-  for (let from = addr; from < end;) {
-    const rows = engine.parts(set.handle, from, end, PARTS_AT_A_TIME)
-    for (const { cookie } of rows) weakest = Math.min(weakest, WEAKEST.indexOf(set.partOf(cookie)?.mapped?.persistence ?? 'unknown'))
-    const last = rows.at(-1)
-    if (last === undefined) break
-    from = last.addr + BigInt(last.length)
+  // Addresses of user space are exact as numbers, and most ranges are in one part.
+  for (let from = Number(addr), end = from + Math.max(length, 1); from < end;) {
+    const found = engine.find(set.handle, BigInt(from))
+    if (found === undefined) break
+    weakest = Math.min(weakest, WEAKEST.indexOf(set.partOf(found.cookie)?.mapped?.persistence ?? 'unknown'))
+    from = found.addr + found.length
   }
   return WEAKEST[weakest] ?? 'unknown'
+}
+
+function toReading (set: LiveSet, start: bigint, bytes: Reading['bytes'], length: number): Reading {
+  return { granularity: set.granularity(), persistence: persistenceOf(set, start, length), length, bytes }
 }
 
 /** From the address to the end of its map, which is held. */
@@ -73,33 +78,32 @@ export class Memory {
     this.#streams = streams
   }
 
-  /** The reply to a read, without the bytes. */
-  describe (set: LiveSet, start: bigint, length: number): Omit<Reading, 'bytes'> {
-    return { granularity: set.granularity(), persistence: persistenceOf(set, start, length), length }
+  /** The reply to a read, of which nothing is read. */
+  describe (set: LiveSet, start: bigint, length: number): Reading {
+    return toReading(set, start, Buffer.alloc(0), length)
   }
 
-  /** What can refuse it does so here, so that nothing is answered before it is known that there is an answer. */
-  async read (set: LiveSet, start: bigint, length: number): Promise<Reading> {
-    const bytes = length < MAPPED_BYTES_MIN ? await this.#copy(set, start, length) : await this.#download(set, start, length)
-    return { ...this.describe(set, start, length), bytes }
-  }
-
-  async #copy (set: LiveSet, start: bigint, length: number): Promise<Buffer> {
+  /** What can refuse it does so here, so that nothing is answered before it is known that there is an answer. At once where nothing has to be waited for. */
+  read (set: LiveSet, start: bigint, length: number): Reading | Promise<Reading> {
+    if (length >= MAPPED_BYTES_MIN) return this.#download(set, start, length)
     const { engine } = set.context
-    const buffer = Buffer.allocUnsafe(length)
-    if (!engine.readNow(set.handle, start, buffer)) await engine.read(set.handle, start, buffer)
-    return buffer
+    const bytes = Buffer.allocUnsafe(length)
+    if (engine.readNow(set.handle, start, bytes)) return toReading(set, start, bytes, length)
+    return engine.read(set.handle, start, bytes).then(() => toReading(set, start, bytes, length))
   }
 
-  async #download (set: LiveSet, start: bigint, length: number): Promise<Download> {
+  #download (set: LiveSet, start: bigint, length: number): Reading | Promise<Reading> {
     const download = new Download(set, start, length, this.#hold(set, start, length))
-    try {
-      await download.begin()
-    } catch (error) {
+    const fail = (error: unknown): never => {
       download.release()
       throw error
     }
-    return download
+    try {
+      const reading = toReading(set, start, download, length)
+      return download.begin()?.then(() => reading, fail) ?? reading
+    } catch (error) {
+      return fail(error)
+    }
   }
 
   /** Checks the range and keeps its map from removal; as one of the streams, unless it is over in a moment. */
