@@ -56,6 +56,17 @@ static _Thread_local uint64_t guarded_length __attribute__((tls_model("initial-e
 static _Thread_local struct fault last_fault __attribute__((tls_model("initial-exec")));
 static struct sigaction previous_action;
 
+/*
+ * Whether a recovery restores the signal mask: the handler blocks nothing, so there is nothing to restore, and saving it would cost each
+ * chunk a system call. But ThreadSanitizer puts a handler of its own in its place, and the mask of that has all signals; after the first
+ * recovery they would stay blocked, and the second fault would kill.
+ */
+#ifdef __SANITIZE_THREAD__
+#define RESTORE_MASK 1
+#else
+#define RESTORE_MASK 0
+#endif
+
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
 	uint64_t addr = (uint64_t)(uintptr_t)info->si_addr;
@@ -167,7 +178,7 @@ static bool guarded(enum step step, void *to, const void *from, size_t length, c
 	guarded_length = length;
 	sigjmp_buf here;
 	sigjmp_buf *outer = recovery;
-	if (sigsetjmp(here, 0) != 0) {
+	if (sigsetjmp(here, RESTORE_MASK) != 0) {
 		recovery = outer;
 		return false;
 	}

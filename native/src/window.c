@@ -10,8 +10,14 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#ifdef __SANITIZE_THREAD__
+/* It ends the process at an address that is not below 512 GiB, or where executables and libraries are. */
+#define ARENA_BASE UINT64_C(0x800000000)
+#define ARENA_SIZE UINT64_C(0x7000000000)
+#else
 #define ARENA_BASE UINT64_C(0x400000000000)
 #define ARENA_SIZE UINT64_C(0x150000000000)
+#endif
 #define GIB (UINT64_C(1) << 30)
 
 /* Left to the rest of the process: heap, stacks, libraries, V8. */
