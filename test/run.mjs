@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 /*
- * The outermost test command: set-up, then lint, native tests (plain and under sanitizers) and tap, all of them even when an earlier one
- * failed, and one closing line that sums up. What is counted is test cases: a lint tool is one; a cmocka program has as many as it
- * plans; of a tap file each direct child is one (a t.test, or an assertion outside of any).
+ * The outermost test command: set-up, then lint, native tests (plain, under sanitizers and under ThreadSanitizer) and tap, all of them
+ * even when an earlier one failed, and one closing line that sums up. What is counted is test cases: a lint tool is one; a cmocka program
+ * has as many as it plans; of a tap file each direct child is one (a t.test, or an assertion outside of any).
  *
  *   npm test                        everything
  *   npm test -- lint | native | tap [file of tap ...]
@@ -12,7 +12,7 @@
 import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import { join, relative } from 'node:path'
-import { readCtest, readTap } from './count.mjs'
+import { countProgram, readCtest, readTap } from './count.mjs'
 import { ROOT, SetupError, alone, buildNative, setUp } from '../src/setup.mjs'
 
 const STAGES = ['lint', 'native', 'tap']
@@ -98,15 +98,10 @@ async function native (flavour, folder, env) {
     { env: { CMOCKA_MESSAGE_OUTPUT: 'TAP', ...env }, log })
   const programs = readCtest(done.text)
   const before = totals.failed
-  for (const { name = '?', verdict = 'without an end', planned, passed, failed, skips, lines } of programs) {
+  for (const program of programs) {
+    const { name = '?', verdict = 'without an end', lines } = program
     const stage = `native, ${flavour}, ${name}`
-    const result = { passed, failed, skips }
-    if (verdict === 'Skipped') result.skips = [...skips, lines.at(-1) ?? 'it says no reason']
-    else if (planned === 0) result[verdict === 'Passed' ? 'passed' : 'failed'] = 1
-    else {
-      result.failed += Math.max(0, planned - passed - failed - skips.length)
-      if (verdict !== 'Passed' && result.failed === 0) result.failed = 1
-    }
+    const result = countProgram(program)
     count(stage, result)
     if (result.failed > 0) console.log(`FAILED: ${stage}: ${verdict}\n${lines.join('\n')}`)
   }
@@ -122,6 +117,7 @@ async function nativeBuilds () {
   await alone(async () => {
     await buildNative({ name: 'native-test', options: shared })
     await buildNative({ name: 'native-sanitized', type: 'Debug', options: [...shared, '-DPMEMSET_SANITIZE=address,undefined'] })
+    await buildNative({ name: 'native-threads', options: [...shared, '-DPMEMSET_SANITIZE=thread'] })
   })
 }
 
@@ -168,6 +164,7 @@ async function all (first, rest) {
     await attempt(() => native('under sanitizers', 'native-sanitized', {
       ASAN_OPTIONS: 'abort_on_error=0:detect_leaks=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1'
     }))
+    await attempt(() => native('under ThreadSanitizer', 'native-threads', { TSAN_OPTIONS: 'halt_on_error=1:second_deadlock_stack=1' }))
   }
   if (stages.includes('tap')) await attempt(() => tap(rest.map((file) => relative(ROOT, file))))
 }

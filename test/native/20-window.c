@@ -205,7 +205,8 @@ static void refused_maps_leave_no_gap(void **state)
 	int writer = file_in(p, "a", O_RDWR);
 	refused_map(p, MAP_SHARED, reader, EACCES);
 	refused_map(p, MAP_SHARED, -1, EBADF);
-	if (mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, writer, 0) == MAP_FAILED)
+	/* valgrind does not know that a fence can be torn down so, and refuses another one in its place. */
+	if (!under_valgrind() && mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, writer, 0) == MAP_FAILED)
 		refused_map(p, MAP_SHARED_VALIDATE | MAP_SYNC, writer, errno); /* where this is no DAX; ext4 tears the fence down first */
 	assert_int_equal(close(reader), 0);
 	assert_int_equal(close(writer), 0);

@@ -192,6 +192,7 @@ static void sets_that_are_none(void **state)
 static void mmap_that_fails(void **state)
 {
 	(void)state;
+	no_valgrind("does not know that a mmap that fails may tear a fence down, and refuses another one in its place");
 	struct place sys = {.dir = "/sys/kernel/mm/transparent_hugepage"};
 	struct ffi_part part;
 	if (access(path_in(&sys, "enabled"), W_OK) != 0) {
@@ -388,11 +389,9 @@ static void grown(void **state)
 	must_map(set, p, "a", (struct ffi_part_spec){.length = PAGE, .grow = 1, .keep_free = UINT64_MAX});
 	assert_int_equal(file_size(p, "a"), PAGE + 2 * MIB);
 	/* A disk that could never hold it. */
-	uint64_t wide = new_set(FFI_COALESCING_NONE, 2048 * GIB);
-	refused(wide, p, "a", (struct ffi_part_spec){.length = 1024 * GIB, .grow = 1}, PMEMSET_E_CANNOT_GROW_SOURCE_FILE);
+	refused(set, p, "a", (struct ffi_part_spec){.offset = 1024 * GIB, .length = PAGE, .grow = 1}, PMEMSET_E_CANNOT_GROW_SOURCE_FILE);
 	assert_int_equal(err.sys_errno, ENOSPC);
 	assert_int_equal(err.reason, PMEMSET_REASON_NONE);
-	delete_set(wide);
 	delete_set(set);
 }
 

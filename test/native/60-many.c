@@ -12,14 +12,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define MANY 28000
-#define SAMPLE 1000
-
-#ifdef __SANITIZE_ADDRESS__
-#define SLACK (512 * MIB) /* it keeps what was freed for a while; what leaks it tells at the end */
-#else
+#define MANY scaled(28000)
+#define SAMPLE scaled(1000)
 #define SLACK (4 * MIB)
-#endif
 
 static struct ffi_part one_page(uint64_t set, const struct place *p, uint64_t page)
 {
@@ -40,25 +35,25 @@ static uint64_t resident_bytes(void)
 
 static void cycles_leave_nothing(void **state)
 {
-	enum { CYCLES = 10000 };
+	const uint64_t cycles = scaled(10000);
 	struct place *p = here(state);
 	make_file(p, "a", 8 * PAGE, 1);
 	uint64_t set = new_set(FFI_COALESCING_OPPORTUNISTIC, 2 * MIB);
 	char *before = NULL;
 	uint64_t bytes = 0;
-	for (uint64_t i = 0; i < CYCLES; i++) {
+	for (uint64_t i = 0; i < cycles; i++) {
 		struct ffi_part first = one_page(set, p, i % 8);
 		assert_int_equal(first.addr, info_of(set).window_addr);
 		struct ffi_part second = one_page(set, p, 0);
 		must(remove_range(set, i % 2 ? first.addr : second.addr, 1));
 		must(remove_range(set, i % 2 ? second.addr : first.addr, 1));
-		if (i == CYCLES / 10) {
+		if (i == cycles / 10) {
 			before = world(set, p);
 			bytes = resident_bytes();
 		}
 	}
 	same_world(before, set, p);
-	assert_true(resident_bytes() < bytes + SLACK);
+	assert_true(!measures() || resident_bytes() < bytes + SLACK);
 	delete_set(set);
 }
 
@@ -85,10 +80,10 @@ static void pace(struct pace *pace, uint64_t i)
 static void kept_its_pace(const struct pace *pace, const char *what)
 {
 	uint64_t each = (resident_bytes() - pace->bytes) / MANY;
-	print_message("%s: the first %d in %.1f ms, the last in %.1f ms, %" PRIu64 " bytes each\n", what, SAMPLE, pace->first * 1e3,
-			pace->last * 1e3, each);
-	assert_true(pace->last < 3 * pace->first + 0.02);
-	assert_true(each < 4096);
+	print_message("%s: the first %" PRIu64 " in %.1f ms, the last in %.1f ms, %" PRIu64 " bytes each\n", what, SAMPLE,
+			pace->first * 1e3, pace->last * 1e3, each);
+	assert_true(!measures() || pace->last < 3 * pace->first + 0.02);
+	assert_true(!measures() || each < 4096);
 }
 
 static void finds_all(uint64_t set, uint64_t base, uint64_t count, uint64_t apart)
@@ -154,7 +149,7 @@ static void a_large_removal_holds_nobody_up(void **state)
 	double longest = 1;
 	make_file(p, "a", 8 * PAGE, 1);
 	/* What else runs on this machine may hold a thread up as well, so the best of a few counts. */
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < (measures() ? 3 : 1); i++) {
 		pthread_t thread;
 		uint64_t set = new_set(FFI_COALESCING_NONE, 256 * MIB);
 		for (uint64_t k = 0; k < MANY; k++)
@@ -170,13 +165,11 @@ static void a_large_removal_holds_nobody_up(void **state)
 		atomic_store(&r.stop, true);
 		assert_int_equal(pthread_join(thread, NULL), 0);
 		must(rc);
-		print_message("%d maps removed in %.1f ms; the longest read took %.1f ms\n", MANY, took * 1e3, r.longest * 1e3);
+		print_message("%" PRIu64 " maps removed in %.1f ms; the longest read took %.1f ms\n", MANY, took * 1e3, r.longest * 1e3);
 		longest = r.longest < longest ? r.longest : longest;
 		delete_set(set);
 	}
-#ifndef __SANITIZE_ADDRESS__
-	assert_true(longest < 0.01);
-#endif
+	assert_true(!measures() || longest < 0.01);
 }
 
 /* The whole file at once, as one map of many parts. */
@@ -238,7 +231,8 @@ static void the_limit_is_the_engines(void **state)
 	uint64_t set = new_set(FFI_COALESCING_NONE, 512 * MIB);
 	uint64_t base = info_of(set).window_addr;
 	/* Where the kernel allows a lot, some of that is taken away, for time's sake. */
-	int64_t taken = mappings_max() > 60000 ? (int64_t)mappings_max() - 60000 : 0;
+	int64_t few = (int64_t)scaled(60000);
+	int64_t taken = (int64_t)mappings_max() > few ? (int64_t)mappings_max() - few : 0;
 	must(mappings_take(taken, &err));
 	uint64_t count = (mappings_max() - (uint64_t)taken - 100) / 2;
 	with_gaps(set, p, base, count);
@@ -313,6 +307,11 @@ static void a_range_that_is_lost(void **state)
 	struct ffi_span span;
 	char byte;
 	make_file(p, "a", 8 * PAGE, 1);
+	no_valgrind("ends at 30 000 mappings, before the kernel does");
+#ifdef __SANITIZE_THREAD__
+	print_message("ThreadSanitizer needs mappings of its own, and ends where there is none\n");
+	skip();
+#endif
 	if (mappings_max() > 200000) {
 		print_message("vm.max_map_count is too high to be reached here\n");
 		skip();

@@ -125,7 +125,7 @@ static int mounts_refused; /* errno */
 /* Before any volume is opened: a volume of another namespace is in no mount table that can be read here. */
 static void own_mounts(void)
 {
-	if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) != 0)
 		mounts_refused = errno;
 }
 
@@ -134,6 +134,34 @@ void mounting(void)
 	if (mounts_refused == 0)
 		return;
 	print_message("mounting is not allowed here: %s\n", strerror(mounts_refused));
+	skip();
+}
+
+bool under_valgrind(void)
+{
+	return getenv("PMEMSET_TEST_SCALE") != NULL;
+}
+
+uint64_t scaled(uint64_t count)
+{
+	const char *scale = getenv("PMEMSET_TEST_SCALE");
+	return scale != NULL ? count / strtoull(scale, NULL, 10) : count;
+}
+
+bool measures(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return false;
+#else
+	return !under_valgrind();
+#endif
+}
+
+void no_valgrind(const char *why)
+{
+	if (!under_valgrind())
+		return;
+	print_message("valgrind %s\n", why);
 	skip();
 }
 

@@ -48,11 +48,20 @@ int scene_leave(void **state);
 	}
 
 /*
- * Start the engine and run them. For valgrind and ThreadSanitizer, which want other addresses, PMEMSET_TEST_ARENA=base:size (0x..., bytes)
- * moves the arena. What main returns.
+ * Start the engine and run them. For valgrind, which wants other addresses, PMEMSET_TEST_ARENA=base:size (0x..., bytes) moves the arena.
+ * What main returns.
  */
 int scene_run(const char *group, const struct CMUnitTest *tests, size_t count, uint32_t simulate);
 #define RUN(group, tests, simulate) scene_run(group, tests, sizeof(tests) / sizeof((tests)[0]), simulate)
+
+/* Whether time and memory are the engine's own, and not those of the checker that it runs under. */
+bool measures(void);
+/* Whether it runs under valgrind: test/valgrind/run.mjs sets PMEMSET_TEST_SCALE. */
+bool under_valgrind(void);
+/* A count for a loop: under valgrind, which is slow and knows few mappings, divided by PMEMSET_TEST_SCALE. */
+uint64_t scaled(uint64_t count);
+/* Skips the test, with the reason, where valgrind is the one that cannot do it. */
+void no_valgrind(const char *why);
 
 /* The place of a test of ON_EACH; skips it where there is none. */
 struct place *here(void **state);
