@@ -55,6 +55,9 @@ export const PACKAGES = {
     { name: 'cppcheck', why: 'analysis of C', there: () => inPath('cppcheck') },
     { name: 'curl', why: 'the session of the README', there: () => inPath('curl') }
   ],
+  valgrind: [
+    { name: 'valgrind', why: 'native tests under memcheck and helgrind', there: () => inPath('valgrind') }
+  ],
   bench: [
     { name: 'wrk', why: 'load', there: () => inPath('wrk') }
   ],

@@ -517,9 +517,12 @@ static void rewritten_after_eviction(void **state)
 
 /* ---- discard ---- */
 
+static const char *const reads_again = "reads the beginning of each file that is mapped, so its first page is always in memory";
+
 static void discarded(void **state)
 {
 	struct disk d;
+	no_valgrind(reads_again);
 	open_disk(&d, here(state), 4 * PAGE);
 	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
 	uint64_t twin = new_set(FFI_COALESCING_NONE, 2 * MIB);
@@ -560,6 +563,7 @@ static void discard_that_another_process_prevents(void **state)
 	struct disk d;
 	int ready[2];
 	char byte;
+	no_valgrind(reads_again);
 	open_disk(&d, here(state), 4 * PAGE);
 	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
 	uint64_t addr = add(set, &d.place, "x", 0, 4);
