@@ -245,7 +245,7 @@ uint64_t file_size(const struct place *p, const char *name)
 void fill_up(const struct place *p, const char *name)
 {
 	static const char bytes[65536];
-	int fd = open(path_in(p, name), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	int fd = open(path_in(p, name), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	while (write(fd, bytes, sizeof(bytes)) > 0 || write(fd, bytes, PAGE) > 0)
 		;
@@ -344,12 +344,19 @@ void break_disk(struct disk *d)
 	int image = open(path_in(&d->beneath, "image"), O_RDWR | O_CLOEXEC);
 	int file = open(path_in(&d->place, "x"), O_RDONLY | O_CLOEXEC);
 	assert_true(image >= 0 && file >= 0);
-	for (uint64_t i = 0; i < file_size(&d->place, "x") / 4096; i++) {
-		assert_int_equal(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, place_of(file, i * 4096), 4096), 0);
-	}
+	uint64_t blocks = file_size(&d->place, "x") / 4096;
+	off_t *block = calloc(blocks, sizeof(*block));
+	assert_non_null(block);
+	for (uint64_t i = 0; i < blocks; i++)
+		block[i] = place_of(file, i * 4096);
+	/* The long part first: whoever flushes meanwhile gets the blocks back as long as there is space. */
+	fill_up(&d->beneath, "filler");
+	for (uint64_t i = 0; i < blocks; i++)
+		assert_int_equal(fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block[i], 4096), 0);
+	fill_up(&d->beneath, "filler");
+	free(block);
 	assert_int_equal(close(image), 0);
 	assert_int_equal(close(file), 0);
-	fill_up(&d->beneath, "filler");
 }
 
 void mend_disk(struct disk *d)
