@@ -59,7 +59,11 @@ export const PACKAGES = {
     { name: 'valgrind', why: 'native tests under memcheck and helgrind', there: () => inPath('valgrind') }
   ],
   bench: [
-    { name: 'wrk', why: 'load', there: () => inPath('wrk') }
+    { name: 'nginx', why: 'a peer: files by sendfile, WebDAV', there: () => inPath('nginx'), service: ['nginx'] },
+    { name: 'redis-server', why: 'a peer: strings, appended to a log', there: () => inPath('redis-server'), service: ['redis-server'] },
+    { name: 'redis-tools', why: 'redis-benchmark', there: () => inPath('redis-benchmark') },
+    { name: 'webdis', why: 'a peer: Redis over HTTP', there: () => inPath('webdis'), service: ['webdis'] },
+    { name: 'etcd-server', why: 'a peer: durable values', there: () => inPath('etcd'), service: ['etcd'] }
   ],
   fuzz: [
     { name: 'clang-14', why: 'compiles what libFuzzer drives', there: () => inPath('clang-14') },
