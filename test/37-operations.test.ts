@@ -80,6 +80,10 @@ t.test('what is refused, and changes nothing', async (t) => {
   const batch = (...operations: object[]): ['POST', string, object] => ['POST', '/sets/s/batch', { operations }]
   const fill = { op: 'memset', addr, length: 8, value: '0x1' }
   await refused(t, opened, batch(), 400, 'REQUEST_INVALID', pointer('/operations'))
+  // Of the other alphabet, with space in it, without its padding, padding in the middle, nothing else, one character too many.
+  for (const data of ['-_-_', 'AA\nAA==', 'AAA', 'AA==AAAA', '====', 'AAAAA===', 'é===']) {
+    await refused(t, opened, batch(fill, { op: 'write', addr, data }), 400, 'REQUEST_INVALID', pointer('/operations/1/data'))
+  }
   await refused(t, opened, batch(fill, { op: 'read', addr }), 400, 'REQUEST_INVALID', pointer('/operations/1/length'))
   await refused(t, opened, batch(fill, { op: 'read', addr, length: 1, value: '0x1' }), 400, 'REQUEST_INVALID', pointer('/operations/1/value'))
   await refused(t, opened, batch(fill, { op: 'write', addr, data: 'a===' }), 400, 'REQUEST_INVALID', pointer('/operations/1/data'))
