@@ -9,6 +9,8 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#define SMALL_STORE_MAX 4096u
+
 /* ---- pins ---- */
 
 static int check_mapped(struct set *set, struct pmemset_error *e)
@@ -204,6 +206,17 @@ static bool waits_for_flush(const struct storing *st)
 	return stores_of(st->set) == NULL ? st->durability != DURABILITY_NONE : st->durability == DURABILITY_DEEP;
 }
 
+/* A long store is over too late for an answer to be of use to the next one. */
+static int check_store(struct storing *st, const struct segment *s, struct pmemset_error *e)
+{
+	if (s->length > SMALL_STORE_MAX)
+		st->sized.left = 0;
+	int rc = segment_check_sized(st->set, s, &st->sized, e);
+	if (s->length > SMALL_STORE_MAX)
+		st->sized.left = 0;
+	return rc;
+}
+
 /* buf NULL: filled with the byte. */
 static int store_segment(struct storing *st, const struct segment *s, const char *buf, unsigned char byte, unsigned flags,
 		struct pmemset_error *e)
@@ -212,7 +225,9 @@ static int store_segment(struct storing *st, const struct segment *s, const char
 		return error_set(e, -ENOMEM, "no memory for a write");
 	witness(&st->written, s->file);
 	uint64_t done = 0;
-	int rc = buf ? segment_write(st->set, s, buf, flags, &done, e) : segment_fill(st->set, s, byte, flags, &done, e);
+	int rc = check_store(st, s, e);
+	if (rc == 0)
+		rc = buf ? segment_write(st->set, s, buf, flags, &done, e) : segment_fill(st->set, s, byte, flags, &done, e);
 	st->written.bytes += done;
 	if (rc != 0 || st->durability == DURABILITY_NONE)
 		segment_soil(s);

@@ -39,6 +39,7 @@ struct storing {
 	enum durability durability;
 	struct written written;
 	struct segments made;
+	struct sized sized;
 };
 struct storing storing_begin(struct set *set, enum durability durability);
 /* flags: PMEM2_F_MEM_*, a hint of how to store. */

@@ -147,7 +147,10 @@ static bool may_wait(const struct run *run)
 	}
 	if (bytes > NOWAIT_BYTES_MAX)
 		return true;
-	return !reads_only && (stores_of(run->set) == NULL || run->batch->durability == DURABILITY_DEEP);
+	if (reads_only || run->batch->durability == DURABILITY_DEEP)
+		return !reads_only;
+	/* At page granularity a file system that is memory waits for nothing either, and its fdatasync has nothing to do. */
+	return stores_of(run->set) == NULL && atomic_load(&run->set->waits);
 }
 
 /* Reads alone say where they would wait, for nothing was done by then. */

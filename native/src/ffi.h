@@ -294,8 +294,8 @@ int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data,
  * operation, or UINT32_MAX where the whole is wrong; size = its member); -EOVERFLOW. Blocks: no.
  *
  * ffi_batch checks every operation's range and file before it makes the first; *failed = the operation that was refused or failed. The reply's
- * header and the results so far are filled also on failure. At granularities finer than the page with a nowait batch, and for reads of what is
- * in memory, it does not wait; nowait != 0 and it would have to: -EAGAIN, and nothing was done. Errors: the rule's; ffi_read's, ffi_write's and
+ * header and the results so far are filled also on failure. At granularities finer than the page, on a file system that is memory, and for reads
+ * of what is in memory, it does not wait; nowait != 0 and it would have to: -EAGAIN, and nothing was done. Errors: the rule's; ffi_read's, ffi_write's and
  * ffi_persist's. Blocks: on the disk, unless nowait.
  */
 int64_t ffi_batch_check(const void *body, uint64_t size, struct pmemset_error *err);

@@ -305,6 +305,8 @@ static void commit(struct mapping *m)
 	atomic_fetch_add(&set->part_count, 1);
 	atomic_fetch_add(&set->mapped_bytes, m->length);
 	atomic_store(&set->granularity, available_granularity(m));
+	if (!m->source->file->medium.resident)
+		atomic_store(&set->waits, true);
 	index_commit(&set->index);
 	if (m->append_to == NULL)
 		atomic_store(&m->map->state, 0);

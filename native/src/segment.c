@@ -19,6 +19,9 @@
 /* mincore tells of so many pages in one call, on the stack. */
 #define RESIDENT_PAGES_MAX 1024u
 
+/* Small stores behind one question for the file's size: some microseconds, in which it is taken to hold. */
+#define SIZE_HOLDS_FOR 16
+
 static void *at(uint64_t addr)
 {
 	return (void *)(uintptr_t)addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers on the wire and in the index */
@@ -90,15 +93,32 @@ struct segment segment_at(struct set *set, uint64_t addr, uint64_t end)
 			.since = file_losses(atomic_load(&part->file))};
 }
 
-int segment_check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
+static int check_sized(struct set *set, const struct segment *s, struct sized *sized, bool nowait, struct pmemset_error *e)
 {
-	uint64_t size = 0;
-	int why = size_of(s->file, !nowait, &size);
+	int why = size_of(s->file, !nowait, &sized->size);
 	if (why != 0)
 		return error_sys(e, 0, why, "statx");
-	if (size >= s->offset + s->length)
+	sized->file = s->file;
+	sized->left = SIZE_HOLDS_FOR;
+	if (sized->size >= s->offset + s->length)
 		return 0;
-	return segment_refused(set, s->addr + (size > s->offset ? size - s->offset : 0), 0, e);
+	sized->left = 0;
+	return segment_refused(set, s->addr + (sized->size > s->offset ? sized->size - s->offset : 0), 0, e);
+}
+
+int segment_check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e)
+{
+	struct sized sized = {0};
+	return check_sized(set, s, &sized, nowait, e);
+}
+
+int segment_check_sized(struct set *set, const struct segment *s, struct sized *sized, struct pmemset_error *e)
+{
+	if (sized->file == s->file && sized->left > 0 && sized->size >= s->offset + s->length) {
+		sized->left--;
+		return 0;
+	}
+	return check_sized(set, s, sized, false, e);
 }
 
 static bool is_resident(uint64_t addr, uint64_t length)
@@ -232,9 +252,6 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 static int write_either(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags, uint64_t *done,
 		struct pmemset_error *e)
 {
-	int rc = segment_check_size(set, s, false, e); /* behind the end of a truncated file, pwrite would extend it */
-	if (rc != 0)
-		return rc;
 	return stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
 }
 

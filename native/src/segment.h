@@ -45,6 +45,16 @@ int segment_faulted(struct set *set, struct pmemset_error *e);
  * nowhere. Nothing faults there, so the size is asked for. IO_FAIL with TRUNCATED.
  */
 int segment_check_size(struct set *set, const struct segment *s, bool nowait, struct pmemset_error *e);
+/*
+ * The same for a row of small stores, one behind the other without anything in between that waits: the question costs as much as such a store
+ * does, so what the file said a moment ago is taken to hold for the next few. {0} at first.
+ */
+struct sized {
+	const struct file *file;
+	uint64_t size;
+	unsigned left;
+};
+int segment_check_sized(struct set *set, const struct segment *s, struct sized *sized, struct pmemset_error *e);
 /* -EIO with DEGRADED where an earlier flush of the file failed. */
 int segment_check_flushes(const struct segment *s, struct pmemset_error *e);
 
@@ -56,8 +66,8 @@ int segment_check(struct set *set, const struct segment *s, enum check what, str
 /* nowait: -EAGAIN where a page would have to be read from the disk first. */
 int segment_read(struct set *set, const struct segment *s, char *buf, bool nowait, struct pmemset_error *e);
 /*
- * From buf, or with one byte all over. Adds to *done what was written, also on failure. It is neither drained nor flushed by the file's
- * flusher. flags: PMEM2_F_MEM_*, a hint of how to store.
+ * From buf, or with one byte all over; behind a check of the size, for past the end of a truncated file pwrite would extend it. Adds to *done
+ * what was written, also on failure. It is neither drained nor flushed by the file's flusher. flags: PMEM2_F_MEM_*, a hint of how to store.
  */
 int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e);
 int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, uint64_t *done, struct pmemset_error *e);

@@ -54,6 +54,7 @@ struct set {
 	_Atomic uint32_t coalescing;
 	_Atomic uint32_t granularity; /* effective: the first map's, for ever; PMEMSET_GRANULARITY_UNSET before */
 	_Atomic uint64_t part_count, map_count, mapped_bytes;
+	_Atomic bool waits; /* a part was mapped whose loads and stores may wait for a disk */
 
 	pthread_mutex_t lock; /* structure */
 	struct index index;

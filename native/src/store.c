@@ -33,6 +33,9 @@ struct store {
 static int store_piece(struct set *set, const struct store *st, const struct segment *s, struct pmemset_error *e)
 {
 	uint64_t ignored = 0;
+	int rc = segment_check_size(set, s, false, e);
+	if (rc != 0)
+		return rc;
 	if (st->src == NULL)
 		return segment_fill(set, s, st->byte, st->flags, &ignored, e);
 	const char *src = st->src + (s->addr - st->dest);
