@@ -230,7 +230,7 @@ export function atLocation (code: CodeName, location: string): (error: unknown) 
 
 /** `enum pmemset_reason` of native/src/error.h, by number. */
 export const REASONS = ['NONE', 'TRUNCATED', 'NO_SPACE', 'MEDIA', 'UNKNOWN_FAULT', 'PERSIST_FAILED', 'DEGRADED', 'LIMIT_PARTS', 'LIMIT_MAPPINGS',
-  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED', 'STALE'] as const
+  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED', 'STALE', 'WINDOW_TAKEN', 'SOURCE_REPLACED'] as const
 export type Reason = typeof REASONS[number]
 
 const GRANULARITIES = ['byte', 'cache_line', 'page'] as const

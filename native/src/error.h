@@ -111,7 +111,9 @@
 	X(13, SOURCE_EXISTS)	/* exclusive creation, and the file is there */ \
 	X(14, RANGE_LOST)	/* the kernel would not fence a range again: it is lost to the set; addr, size */ \
 	X(15, MALFORMED)	/* a batch; value = index of the operation, size = enum batch_field */ \
-	X(16, STALE)		/* the handle was closed, or its set is being deleted */
+	X(16, STALE)		/* the handle was closed, or its set is being deleted */ \
+	X(17, WINDOW_TAKEN)	/* the window that was asked for is not in the arena, or another set has some of it */ \
+	X(18, SOURCE_REPLACED)	/* the path leads to another file than the one that was mapped */
 
 enum pmemset_reason {
 #define PMEMSET_X(number, name) PMEMSET_REASON_##name = number,

@@ -269,6 +269,8 @@ uint32_t ffi_abi(struct ffi_abi *out, uint32_t out_size)
 			.written_size = sizeof(struct ffi_written),
 			.write_size = sizeof(struct ffi_write),
 			.counters_size = sizeof(struct ffi_counters),
+			.restore_file_size = sizeof(struct ffi_restore_file),
+			.restore_part_size = sizeof(struct ffi_restore_part),
 			.codes = error_rows()};
 	memcpy(out, &abi, out_size < sizeof(abi) ? out_size : sizeof(abi));
 	return FFI_VERSION;
@@ -422,7 +424,13 @@ int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *set, struct pmemset_e
 	struct pmemset_error e;
 	struct set *s;
 	*set = 0;
-	int rc = set_new(&s, spec->required_granularity, spec->coalescing, spec->window_size, spec->parts_max, &e);
+	const struct set_spec what = {.window_addr = spec->window_addr,
+			.window_size = spec->window_size,
+			.parts_max = spec->parts_max,
+			.required = spec->required_granularity,
+			.coalescing = spec->coalescing,
+			.granularity = spec->granularity};
+	int rc = set_new(&s, &what, &e);
 	if (rc != 0)
 		return give(err, &e);
 	*set = handle_open(HANDLE_SET, s);
@@ -499,7 +507,7 @@ static int map_once(struct set *s, const struct volume *v, const struct ffi_part
 			.grow = spec->grow != 0};
 	struct part_result got;
 	rc = part_map(s, &source, &what, &got, e);
-	if (rc == 0)
+	if (rc == 0) {
 		*out = (struct ffi_part){.addr = got.addr,
 				.length = got.length,
 				.offset = spec->offset,
@@ -514,6 +522,8 @@ static int map_once(struct set *s, const struct volume *v, const struct ffi_part
 				.coalesced = got.coalesced,
 				.created = source.makes,
 				.degraded = atomic_load(&source.file->failed) != 0};
+		copy_text(out->identity, sizeof(out->identity), source.file->identity);
+	}
 	source_close(&source);
 	return rc;
 }
@@ -547,6 +557,171 @@ int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *pat
 	struct pmemset_error e;
 	int rc = map_from(s, v, spec, path, path_length, part, &e);
 	handle_put(spec->volume);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- parts of an earlier life ---- */
+
+SAME(FFI_IDENTITY_SIZE, IDENTITY_SIZE);
+
+/* What became of a file of a restoration: with the file, or with why not. */
+struct opened {
+	struct file *file;
+	uint64_t value;
+	int32_t code, cause, sys_errno;
+	uint32_t reason;
+};
+
+static int open_again(struct ffi_restore_file *row, const char *path, struct file **file, struct pmemset_error *e)
+{
+	struct source source;
+	struct volume *v = handle_get(row->volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return error_stale(e);
+	int rc = source_open(&source, v, path, row->path_length, CREATE_NEVER, 0, e);
+	handle_put(row->volume);
+	if (rc != 0)
+		return rc;
+	bool same = identity_same(row->identity, source.file->identity);
+	copy_text(row->identity, sizeof(row->identity), source.file->identity);
+	if (same || row->adopt) {
+		file_settle(source.file);
+		file_hold(source.file);
+		*file = source.file;
+	} else {
+		error_set(e, -ESTALE, "another file is there than the one that was mapped");
+		e->reason = PMEMSET_REASON_SOURCE_REPLACED;
+		rc = e->code;
+	}
+	source_close(&source);
+	return rc;
+}
+
+/* -ENOMEM, and whoever is behind it is not opened. */
+static int open_all_again(struct ffi_restore_file *rows, uint64_t count, const char *names, struct opened *opened, struct pmemset_error *e)
+{
+	for (uint64_t i = 0; i < count; i++) {
+		struct opened *o = &opened[i];
+		if (open_again(&rows[i], names + rows[i].path_at, &o->file, e) == 0)
+			continue;
+		if (e->code == -ENOMEM)
+			return -ENOMEM;
+		*o = (struct opened){.value = e->value, .code = e->code, .cause = e->cause, .sys_errno = e->sys_errno, .reason = e->reason};
+	}
+	return 0;
+}
+
+static void tell_failure(struct ffi_restore_part *row, const struct pmemset_error *e)
+{
+	row->value = e->value;
+	row->code = e->code;
+	row->cause = e->cause;
+	row->sys_errno = e->sys_errno;
+	row->reason = e->reason;
+	row->granularity = e->granularity;
+	row->persistence = row->map_sync = row->degraded = 0;
+}
+
+static void tell_restored(struct ffi_restore_part *row, const struct file *file)
+{
+	row->value = 0;
+	row->code = row->cause = row->sys_errno = 0;
+	row->reason = PMEMSET_REASON_NONE;
+	row->granularity = file->medium.granularity;
+	row->persistence = file->medium.persistence;
+	row->map_sync = file->medium.map_sync;
+	row->degraded = atomic_load(&file->failed) != 0;
+	row->kept = 0;
+}
+
+/* Its outcome is in the row. */
+static void restore_one(struct restoration *r, struct ffi_restore_part *row, const struct opened *opened)
+{
+	struct pmemset_error e;
+	bool kept = false;
+	if (opened->file == NULL) {
+		kept = part_keep(r, row->addr, row->length, &e) == 0;
+		if (kept) {
+			error_set(&e, opened->code, "see its file");
+			e.value = opened->value;
+			e.cause = opened->cause;
+			e.sys_errno = opened->sys_errno;
+			e.reason = opened->reason;
+		}
+	} else {
+		const struct part_spec spec = {.offset = row->offset,
+				.length = row->length,
+				.cookie = row->cookie,
+				.at = row->addr,
+				.joins = row->joins != 0};
+		if (part_restore(r, opened->file, &spec, &kept, &e) == 0) {
+			tell_restored(row, opened->file);
+			return;
+		}
+	}
+	tell_failure(row, &e);
+	row->kept = kept;
+}
+
+static int restore_all(struct set *s, struct ffi_restore_part *rows, uint64_t count, const struct opened *opened, struct pmemset_error *e)
+{
+	struct restoration r;
+	int rc = parts_restore(&r, s, count, e);
+	if (rc != 0)
+		return rc;
+	for (uint64_t i = 0; i < count && !r.failed; i++)
+		restore_one(&r, &rows[i], &opened[rows[i].file]);
+	return parts_restored(&r, e);
+}
+
+static const char *refuse_restore(const struct ffi_restore_file *files, uint64_t file_count, uint64_t names_size,
+		const struct ffi_restore_part *parts, uint64_t count)
+{
+	for (uint64_t i = 0; i < file_count; i++)
+		if (files[i].path_at > names_size || files[i].path_length > names_size - files[i].path_at ||
+				memchr(files[i].identity, '\0', FFI_IDENTITY_SIZE) == NULL)
+			return "a file's path is not within the names, or its identity has no end";
+	for (uint64_t i = 0; i < count; i++)
+		if (parts[i].file >= file_count || parts[i].cookie == 0)
+			return "a part of no file, or with cookie 0";
+	return NULL;
+}
+
+int ffi_restore(uint64_t set, struct ffi_restore_file *files, uint64_t file_count, const char *names, uint64_t names_size,
+		struct ffi_restore_part *parts, uint64_t count, struct pmemset_error *err)
+{
+	const char *why = refuse_restore(files, file_count, names_size, parts, count);
+	if (why != NULL)
+		return bad_value(err, why);
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct opened *opened = calloc(file_count + 1, sizeof(*opened));
+	if (opened == NULL) {
+		handle_put(set);
+		error_set(&e, -ENOMEM, "no memory for %" PRIu64 " files", file_count);
+		return give(err, &e);
+	}
+	int rc = open_all_again(files, file_count, names, opened, &e);
+	if (rc == 0)
+		rc = restore_all(s, parts, count, opened, &e);
+	for (uint64_t i = 0; i < file_count; i++)
+		if (opened[i].file != NULL)
+			file_release(opened[i].file);
+	free(opened);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_release(uint64_t set, uint64_t addr, uint64_t length, struct pmemset_error *err)
+{
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = part_let_go(s, addr, length, &e);
 	handle_put(set);
 	return rc ? give(err, &e) : 0;
 }

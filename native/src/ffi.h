@@ -37,12 +37,14 @@ enum { FFI_DURABILITY_NONE = 0, FFI_DURABILITY_FLUSHED = 1, FFI_DURABILITY_PERSI
 
 #define FFI_TEXT_SIZE 256
 #define FFI_NAME_SIZE 64
+#define FFI_IDENTITY_SIZE 128
 
 /* What the caller compares before it calls anything else. */
 struct ffi_abi {
 	uint32_t version; /* FFI_VERSION */
 	uint32_t error_size, abi_size, engine_spec_size, engine_info_size, volume_info_size, probe_size;
 	uint32_t set_spec_size, set_info_size, part_spec_size, part_size, span_size, removal_size, written_size, write_size, counters_size;
+	uint32_t restore_file_size, restore_part_size;
 	uint32_t codes; /* how many rows ffi_code() has */
 };
 
@@ -115,8 +117,11 @@ int ffi_probe(uint64_t volume, const char *path, uint32_t length, struct ffi_pro
 struct ffi_set_spec {
 	uint64_t window_size;	       /* bytes; rounded up to 2 MiB */
 	uint64_t parts_max;	       /* 0: no limit but the mappings' */
+	uint64_t window_addr;	       /* 0: where there is room; else the window is there and nowhere else */
 	uint32_t required_granularity; /* FFI_GRANULARITY_*: the coarsest that the set accepts */
 	uint32_t coalescing;	       /* FFI_COALESCING_* */
+	uint32_t granularity; /* effective, where the set had its first map in an earlier life; FFI_GRANULARITY_UNSET: it had none */
+	uint32_t reserved;
 };
 struct ffi_set_info {
 	uint64_t window_addr, window_size;
@@ -127,7 +132,10 @@ struct ffi_set_info {
 	uint32_t reserved;
 };
 
-/* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE (unknown values), -ENOMEM (LIMIT_WINDOWS where the arena is full). Blocks: no. */
+/*
+ * GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE (unknown values); -ENOMEM (LIMIT_WINDOWS where the arena is full); -EBUSY (WINDOW_TAKEN
+ * where window_addr is not aligned to 2 MiB, or the range is not free in the arena). Blocks: no.
+ */
 int ffi_set_new(const struct ffi_set_spec *spec, uint64_t *set, struct pmemset_error *err);
 int ffi_set_info(uint64_t set, struct ffi_set_info *info);
 /* From the next map on. INVALID_COALESCING_VALUE. Blocks: only on a structure change of the same set. */
@@ -159,6 +167,8 @@ struct ffi_part {
 	uint32_t coalesced; /* 1: appended to a map that was there */
 	uint32_t created;   /* 1: this call created the file */
 	uint32_t degraded;
+	/* Which file the source is, in text ended by a NUL, to be compared by ffi_restore; "" where its file system tells too little for that. */
+	char identity[FFI_IDENTITY_SIZE];
 };
 
 /*
@@ -184,6 +194,47 @@ struct ffi_part {
  */
 int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
 		struct pmemset_error *err);
+
+/* ---- parts of an earlier life, each at the address that it had ---- */
+
+/* A file that parts were mapped from; it is opened once for all of them. */
+struct ffi_restore_file {
+	uint64_t volume;		  /* handle */
+	uint64_t path_at;		  /* where its path begins in the names */
+	uint32_t path_length;		  /* bytes; the rules of ffi_part_map */
+	uint32_t adopt;			  /* 1: whichever file is there now is the one */
+	char identity[FFI_IDENTITY_SIZE]; /* in: as ffi_part had it, "" for any; out: of what is there now, where it could be opened */
+};
+struct ffi_restore_part {
+	uint64_t file; /* its row */
+	uint64_t offset, length, cookie, addr;
+	uint64_t value;			/* out, as the next five: of its failure, as in struct pmemset_error */
+	int32_t code, cause, sys_errno; /* code 0: it is mapped */
+	uint32_t reason;
+	uint32_t granularity;			  /* out; what the medium gives, where that is why it failed */
+	uint32_t persistence, map_sync, degraded; /* out, where it is mapped */
+	uint32_t joins; /* in: 1: one with the map that ends where it starts, if that ends with a part of a lower cookie */
+	uint32_t kept;	/* out: 1: it is not mapped, and its range is kept for it */
+};
+
+/*
+ * Map parts again that were mapped before, in the order of their cookies, which is that of their creation. Each has an outcome of its own.
+ * Files are neither created nor grown, and the set's limit of parts is not asked about. A part that cannot be mapped leaves nothing but its range,
+ * which is kept out of use: look-ups find nothing there, and nothing is placed there; a later call may map the same part there, or
+ * ffi_release may let it go.
+ *
+ * A part's code: as of ffi_part_map, among them INVALID_SOURCE_PATH, SOURCE_FILE_IS_TOO_SMALL (value = source size), GRANULARITY_NOT_SUPPORTED and
+ * GRANULARITY_MISMATCH, -ENOMEM with LIMIT_MAPPINGS; -EBADF with STALE (the volume's handle); -ESTALE with SOURCE_REPLACED: the file is not the one
+ * that it was; and, where no range is kept either, INVALID_PMEM2_MAP (cause PMEM2_E_ADDRESS_UNALIGNED: address or length, value = alignment;
+ * PMEM2_E_MAPPING_EXISTS: another part, or another's kept range, has some of it) and CANNOT_FIT_PART_MAP (it leaves the window).
+ *
+ * The call itself fails, and nothing has changed, with -EBADF; -EINVAL: a row names no file, or a file's path is not within the names, or
+ * a cookie is 0; -ENOMEM. Blocks: on the disk; and whoever changes the structure of this set waits for it.
+ */
+int ffi_restore(uint64_t set, struct ffi_restore_file *files, uint64_t file_count, const char *names, uint64_t names_size,
+		struct ffi_restore_part *parts, uint64_t count, struct pmemset_error *err);
+/* Give a range back that ffi_restore has kept. -ENOENT: none is kept there that has this length; -ENOMEM. Blocks: on a structure change of the same set. */
+int ffi_release(uint64_t set, uint64_t addr, uint64_t length, struct pmemset_error *err);
 
 /* ---- look-up: no lock, no allocation, no waiting ---- */
 

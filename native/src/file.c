@@ -97,7 +97,9 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 
 	/* Asks sysfs, so without the lock; another thread may register the same file meanwhile. */
 	struct medium medium;
+	char identity[IDENTITY_SIZE];
 	medium_of(fd, &medium);
+	identity_of(fd, identity);
 
 	pthread_mutex_lock(&registry_lock);
 	file = find(st.st_dev, st.st_ino);
@@ -113,6 +115,7 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 		file->ino = st.st_ino;
 		file->fd = fd;
 		file->medium = medium;
+		memcpy(file->identity, identity, sizeof(identity));
 		atomic_store(&file->failed, 0);
 		atomic_store(&file->losses, 0);
 		atomic_store(&file->reach, 0);

@@ -12,6 +12,7 @@
 
 #include "dirt.h"
 #include "error.h"
+#include "identity.h"
 #include "medium.h"
 
 #include <pthread.h>
@@ -35,6 +36,7 @@ struct file {
 	ino_t ino;
 	int fd; /* O_RDWR */
 	struct medium medium;
+	char identity[IDENTITY_SIZE];
 
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;

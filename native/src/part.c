@@ -30,9 +30,19 @@ struct mapping {
 	struct part_map *append_to; /* NULL: a map of its own */
 	int64_t mappings;
 	struct growth growth;
+	bool kept; /* the range was kept for it */
 	bool mapped;
 	struct part_map *map; /* new, or append_to */
 	struct part *part;
+};
+
+/* What was entered into the index, and is not committed. */
+struct placed {
+	uint64_t addr, length;
+	struct part *part; /* NULL: the range was lost */
+	struct part_map *map;
+	int64_t mappings;
+	bool appended;
 };
 
 static uint64_t page_size(void)
@@ -110,7 +120,8 @@ static int check_range(struct mapping *m, struct pmemset_error *e)
 static int check_limits(struct mapping *m, struct pmemset_error *e)
 {
 	struct set *set = m->set;
-	if (set->parts_max != 0 && atomic_load(&set->part_count) >= set->parts_max) {
+	/* The limit is for new ones. */
+	if (m->spec->at == 0 && set->parts_max != 0 && atomic_load(&set->part_count) >= set->parts_max) {
 		error_set(e, -ENOMEM, "the set has %" PRIu64 " parts, its limit", set->parts_max);
 		e->reason = PMEMSET_REASON_LIMIT_PARTS;
 		e->value = set->parts_max;
@@ -159,17 +170,76 @@ static bool place_anywhere(struct mapping *m)
 	return m->addr != UINT64_MAX;
 }
 
-static int place(struct mapping *m, struct pmemset_error *e)
+static int not_there(uint64_t addr, int32_t cause, const char *why, struct pmemset_error *e)
+{
+	error_set(e, PMEMSET_E_INVALID_PMEM2_MAP, "no part can be restored at %#" PRIx64 ": %s", addr, why);
+	e->cause = cause;
+	return e->code;
+}
+
+/* A kept range, whole. */
+static bool is_kept(struct set *set, uint64_t lo, uint64_t length)
+{
+	struct range r;
+	return index_peek(&set->index, INDEX_MAPS, lo, &r) && r.object == NULL && r.lo == lo && r.hi - r.lo == length &&
+	       (!set->lost || window_is_fenced(lo, length));
+}
+
+/* Whether a part can be there; *kept: in a range that was kept for it. */
+static int check_there(struct set *set, uint64_t addr, uint64_t length, bool *kept, struct pmemset_error *e)
+{
+	const struct window *w = &set->window;
+	uint64_t page = page_size();
+	struct range r;
+	*kept = false;
+	if (addr % page != 0 || length % page != 0 || length == 0) {
+		not_there(addr, PMEM2_E_ADDRESS_UNALIGNED, "it is not of whole pages", e);
+		e->value = page;
+		return e->code;
+	}
+	if (addr < w->addr || length > w->size || addr - w->addr > w->size - length)
+		return error_set(e, PMEMSET_E_CANNOT_FIT_PART_MAP, "%" PRIu64 " bytes at %#" PRIx64 " are not in the window", length, addr);
+	if (!index_peek(&set->index, INDEX_MAPS, addr, &r) || r.lo >= addr + length)
+		return 0;
+	*kept = is_kept(set, addr, length);
+	return *kept ? 0 : not_there(addr, PMEM2_E_MAPPING_EXISTS, "something else is there", e);
+}
+
+/* An older one, for a younger one that ends there came to its place when this part was there already. */
+static struct part_map *map_to_join(struct set *set, const struct part_spec *spec)
+{
+	struct range part;
+	struct range map;
+	if (!spec->joins || !index_before(&set->index, INDEX_PARTS, spec->at, &part) || part.hi != spec->at ||
+			atomic_load(&((struct part *)part.object)->cookie) >= spec->cookie)
+		return NULL;
+	return index_before(&set->index, INDEX_MAPS, spec->at, &map) ? map.object : NULL;
+}
+
+static bool place_somewhere(struct mapping *m, struct pmemset_error *e)
 {
 	struct set *set = m->set;
 	uint32_t mode = atomic_load(&set->coalescing);
-	bool placed = mode != COALESCING_NONE && set->previous != NULL && place_behind_previous(m);
-	if (!placed && mode == COALESCING_FULL && set->previous != NULL)
-		return error_set(e, PMEMSET_E_CANNOT_COALESCE_PARTS, "no room for %" PRIu64 " bytes behind the previous part map",
-				m->length);
-	if (!placed && !place_anywhere(m)) {
-		error_set(e, PMEMSET_E_CANNOT_FIT_PART_MAP, "no gap of %" PRIu64 " bytes in the window", m->length);
-		e->value = index_largest_gap(&set->index, set->window.addr, set->window.addr + set->window.size);
+	if (mode != COALESCING_NONE && set->previous != NULL && place_behind_previous(m))
+		return true;
+	if (mode == COALESCING_FULL && set->previous != NULL) {
+		error_set(e, PMEMSET_E_CANNOT_COALESCE_PARTS, "no room for %" PRIu64 " bytes behind the previous part map", m->length);
+		return false;
+	}
+	if (place_anywhere(m))
+		return true;
+	error_set(e, PMEMSET_E_CANNOT_FIT_PART_MAP, "no gap of %" PRIu64 " bytes in the window", m->length);
+	e->value = index_largest_gap(&set->index, set->window.addr, set->window.addr + set->window.size);
+	return false;
+}
+
+static int place(struct mapping *m, struct pmemset_error *e)
+{
+	struct set *set = m->set;
+	if (m->spec->at != 0) {
+		m->addr = m->spec->at;
+		m->append_to = map_to_join(set, m->spec);
+	} else if (!place_somewhere(m, e)) {
 		return e->code;
 	}
 	int64_t cost = part_mappings(set, m->addr, m->addr + m->length, 1);
@@ -217,8 +287,7 @@ static int map_pages(struct mapping *m, struct pmemset_error *e)
 	const struct file *file = m->source->file;
 	/* MAP_SYNC is known to work here: a refusal with MAP_FIXED would tear a hole into the window. */
 	int flags = file->medium.map_sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
-	/* A program that forks has had its mappings in the child, ever. */
-	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags, m->set->direct);
+	int why = window_map(m->addr, m->length, file->fd, m->spec->offset, flags);
 	if (why == 0) {
 		void *addr = (void *)(uintptr_t)m->addr; /* NOLINT(performance-no-int-to-ptr): addresses are numbers in the core */
 		m->mapped = true;
@@ -260,7 +329,7 @@ static int check_granularity(struct mapping *m, struct pmemset_error *e)
 	return code;
 }
 
-/* Into the index, unseen until the commit. */
+/* Into the index, unseen until the commit. -ENOMEM: the open change is to be dropped. */
 static int enter(struct mapping *m, struct pmemset_error *e)
 {
 	struct set *set = m->set;
@@ -281,52 +350,77 @@ static int enter(struct mapping *m, struct pmemset_error *e)
 	} else {
 		atomic_store(&m->map->state, MAP_GONE);
 		atomic_store(&m->map->addr, m->addr);
-		atomic_store(&m->map->size, m->length);
+		atomic_store(&m->map->size, 0);
 		atomic_store(&m->map->parts, 0);
 	}
-	if (index_put(&set->index, INDEX_PARTS, m->addr, end, m->part) != 0 ||
-			index_put(&set->index, INDEX_MAPS, start, end, m->map) != 0 || index_prepare(&set->index) != 0)
+	if ((m->kept && index_del(&set->index, INDEX_MAPS, m->addr) != 0) ||
+			index_put(&set->index, INDEX_PARTS, m->addr, end, m->part) != 0 ||
+			index_put(&set->index, INDEX_MAPS, start, end, m->map) != 0)
 		return error_set(e, -ENOMEM, "no memory for the index");
 	return 0;
 }
 
-static void commit(struct mapping *m)
+static struct placed placed_by(const struct mapping *m)
 {
-	struct set *set = m->set;
-	file_hold(m->source->file);
-	m->part->use = (struct file_use){.addr = m->addr, .length = m->length, .offset = m->spec->offset, .direct = set->direct};
-	file_add_use(m->source->file, &m->part->use);
-	file_reach(m->source->file, m->spec->offset + m->length);
-	if (m->append_to != NULL)
-		atomic_fetch_add(&m->map->size, m->length);
-	else
-		atomic_fetch_add(&set->map_count, 1);
-	atomic_fetch_add(&m->map->parts, 1);
-	atomic_fetch_add(&set->part_count, 1);
-	atomic_fetch_add(&set->mapped_bytes, m->length);
-	atomic_store(&set->granularity, available_granularity(m));
-	if (!m->source->file->medium.resident)
-		atomic_store(&set->waits, true);
-	index_commit(&set->index);
-	if (m->append_to == NULL)
-		atomic_store(&m->map->state, 0);
-	set->previous = m->map;
+	return (struct placed){.addr = m->addr,
+			.length = m->length,
+			.part = m->part,
+			.map = m->map,
+			.mappings = m->mappings,
+			.appended = m->append_to != NULL};
 }
 
-static void undo(struct mapping *m, struct pmemset_error *why)
+/* Before the commit, and nothing fails any more. */
+static void settle(struct set *set, const struct placed *p)
 {
-	struct set *set = m->set;
+	struct part *part = p->part;
+	struct file *file = atomic_load(&part->file);
+	uint64_t offset = atomic_load(&part->offset);
+	file_hold(file);
+	part->use = (struct file_use){.addr = p->addr, .length = p->length, .offset = offset, .direct = set->direct};
+	file_add_use(file, &part->use);
+	file_reach(file, offset + p->length);
+	if (!p->appended)
+		atomic_fetch_add(&set->map_count, 1);
+	atomic_fetch_add(&p->map->size, p->length);
+	atomic_fetch_add(&p->map->parts, 1);
+	atomic_fetch_add(&set->part_count, 1);
+	atomic_fetch_add(&set->mapped_bytes, p->length);
+	if (!file->medium.resident)
+		atomic_store(&set->waits, true);
+}
+
+/* Behind it. restored: it may be older than what the set has by now. */
+static void open_up(struct set *set, const struct placed *p, bool restored)
+{
+	uint64_t cookie = atomic_load(&p->part->cookie);
+	if (!p->appended)
+		atomic_store(&p->map->state, 0);
+	if (restored && set->previous != NULL && cookie < set->newest)
+		return;
+	set->previous = p->map;
+	set->newest = cookie;
+}
+
+static void give_back(struct set *set, const struct placed *p)
+{
 	struct pmemset_error ignored;
-	index_drop(&set->index);
-	if (m->part != NULL)
-		pool_give(&set->parts, m->part);
-	if (m->map != NULL && m->append_to == NULL)
-		pool_give(&set->maps, m->map);
-	if ((m->mapped && window_unmap(m->addr, m->length) != 0) || why->reason == PMEMSET_REASON_RANGE_LOST)
-		part_lose_range(set, m->addr, m->addr + m->length);
+	if (p->part != NULL)
+		pool_give(&set->parts, p->part);
+	if (p->map != NULL && !p->appended)
+		pool_give(&set->maps, p->map);
+	(void)mappings_take(-p->mappings, &ignored);
+}
+
+/* All but the index. False: the range is lost. */
+static bool undo(struct mapping *m, struct pmemset_error *why)
+{
+	const struct placed placed = placed_by(m);
+	bool fenced = (!m->mapped || window_unmap(m->addr, m->length) == 0) && why->reason != PMEMSET_REASON_RANGE_LOST;
+	give_back(m->set, &placed);
 	if (m->source->file != NULL && !m->source->makes) /* one that was made goes whole, or stays whole */
 		file_ungrow(m->source->file, &m->growth, why);
-	(void)mappings_take(-m->mappings, &ignored);
+	return fenced;
 }
 
 static int map_locked(struct mapping *m, struct pmemset_error *e)
@@ -334,10 +428,28 @@ static int map_locked(struct mapping *m, struct pmemset_error *e)
 	int rc;
 	if ((rc = check_range(m, e)) != 0 || (rc = check_limits(m, e)) != 0)
 		return rc;
-	if ((rc = place(m, e)) != 0 || (rc = grow(m, e)) != 0 || (rc = map_pages(m, e)) != 0 || (rc = check_granularity(m, e)) != 0 ||
-			(rc = enter(m, e)) != 0)
+	if ((rc = place(m, e)) != 0 || (rc = grow(m, e)) != 0 || (rc = map_pages(m, e)) != 0 || (rc = check_granularity(m, e)) != 0)
 		return rc;
+	return enter(m, e);
+}
+
+/* For good, but for the commit. */
+static int prepare(struct mapping *m, struct pmemset_error *e)
+{
+	/* A program that forks has had its mappings in the child, ever. */
+	window_hide(m->addr, m->length, m->set->direct);
+	if (index_prepare(&m->set->index) != 0)
+		return error_set(e, -ENOMEM, "no memory for the index");
 	return m->source->makes ? source_publish(m->source, e) : 0;
+}
+
+/* The size that the checks see holds until the map stands, or its growth is taken back: the caller unlocks what this locks. */
+static void lock_size(struct source *source)
+{
+	struct stat st;
+	pthread_mutex_lock(&source->file->size_lock);
+	if (fstat(source->file->fd, &st) == 0)
+		source->size = (uint64_t)st.st_size;
 }
 
 int part_map(struct set *set, struct source *source, const struct part_spec *spec, struct part_result *result, struct pmemset_error *e)
@@ -348,17 +460,18 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 		pthread_mutex_unlock(&set->lock);
 		return error_stale(e);
 	}
-	/* The size that the checks see holds until the map stands, or its growth is taken back. */
 	struct file *sized = source->file;
-	if (sized != NULL) {
-		struct stat st;
-		pthread_mutex_lock(&sized->size_lock);
-		if (fstat(sized->fd, &st) == 0)
-			source->size = (uint64_t)st.st_size;
-	}
+	if (sized != NULL)
+		lock_size(source);
 	int rc = map_locked(&m, e);
+	if (rc == 0)
+		rc = prepare(&m, e);
 	if (rc == 0) {
-		commit(&m);
+		const struct placed placed = placed_by(&m);
+		settle(set, &placed);
+		atomic_store(&set->granularity, available_granularity(&m));
+		index_commit(&set->index);
+		open_up(set, &placed, false);
 		*result = (struct part_result){.addr = m.addr,
 				.length = m.length,
 				.map_addr = atomic_load(&m.map->addr),
@@ -366,10 +479,149 @@ int part_map(struct set *set, struct source *source, const struct part_spec *spe
 				.coalesced = m.append_to != NULL,
 				.file = source->file};
 	} else {
-		undo(&m, e);
+		index_drop(&set->index);
+		if (!undo(&m, e))
+			part_lose_range(set, m.addr, m.addr + m.length);
 	}
 	if (sized != NULL)
 		pthread_mutex_unlock(&sized->size_lock);
+	pthread_mutex_unlock(&set->lock);
+	return rc;
+}
+
+/* ---- parts that were mapped before ---- */
+
+int parts_restore(struct restoration *r, struct set *set, uint64_t count, struct pmemset_error *e)
+{
+	*r = (struct restoration){.set = set, .placed = calloc(count, sizeof(*r->placed))};
+	if (r->placed == NULL && count > 0)
+		return error_set(e, -ENOMEM, "no memory for %" PRIu64 " parts", count);
+	pthread_mutex_lock(&set->lock);
+	r->granularity = atomic_load(&set->granularity);
+	if (!set->ended)
+		return 0;
+	pthread_mutex_unlock(&set->lock);
+	free(r->placed);
+	return error_stale(e);
+}
+
+static int keep(struct restoration *r, uint64_t addr, uint64_t length, struct pmemset_error *e)
+{
+	if (index_put(&r->set->index, INDEX_MAPS, addr, addr + length, NULL) == 0)
+		return 0;
+	r->failed = true;
+	return error_set(e, -ENOMEM, "no memory for the index");
+}
+
+int part_keep(struct restoration *r, uint64_t addr, uint64_t length, struct pmemset_error *e)
+{
+	bool kept;
+	int rc = check_there(r->set, addr, length, &kept, e);
+	return rc || kept ? rc : keep(r, addr, length, e);
+}
+
+/* Those that are side by side all at once. */
+static void hide_run(struct restoration *r)
+{
+	if (r->hi > r->lo)
+		window_hide(r->lo, r->hi - r->lo, r->set->direct);
+	r->lo = r->hi = 0;
+}
+
+static void add_to_run(struct restoration *r, uint64_t lo, uint64_t hi)
+{
+	if (lo != r->hi) {
+		hide_run(r);
+		r->lo = lo;
+	}
+	r->hi = hi;
+}
+
+int part_restore(struct restoration *r, struct file *file, const struct part_spec *spec, bool *kept, struct pmemset_error *e)
+{
+	struct source source = {.file = file, .dir = -1};
+	struct mapping m = {.set = r->set, .source = &source, .spec = spec, .growth = {.from = UINT64_MAX}};
+	*kept = false;
+	int rc = check_there(r->set, spec->at, spec->length, &m.kept, e);
+	if (rc != 0)
+		return rc;
+	lock_size(&source);
+	rc = map_locked(&m, e);
+	if (rc == 0)
+		file_reach(file, spec->offset + spec->length); /* so that nobody takes growth back that it relies upon */
+	pthread_mutex_unlock(&file->size_lock);
+	if (rc == 0) {
+		r->placed[r->count++] = placed_by(&m);
+		atomic_store(&r->set->granularity, available_granularity(&m));
+		add_to_run(r, m.addr, m.addr + m.length);
+		return 0;
+	}
+	r->failed |= rc == -ENOMEM && e->reason == PMEMSET_REASON_NONE;
+	if (!undo(&m, e)) {
+		r->set->lost = true;
+		r->placed[r->count++] = (struct placed){.addr = m.addr, .length = m.length};
+	}
+	*kept = e->reason != PMEMSET_REASON_RANGE_LOST;
+	struct pmemset_error out_of_memory;
+	if (!m.kept && !r->failed && keep(r, spec->at, spec->length, &out_of_memory) != 0)
+		*e = out_of_memory;
+	return e->code;
+}
+
+static void commit_all(struct restoration *r)
+{
+	struct set *set = r->set;
+	for (uint64_t i = 0; i < r->count; i++)
+		if (r->placed[i].part != NULL)
+			settle(set, &r->placed[i]);
+	index_commit(&set->index);
+	for (uint64_t i = 0; i < r->count; i++)
+		if (r->placed[i].part != NULL)
+			open_up(set, &r->placed[i], true);
+}
+
+static void drop_all(struct restoration *r)
+{
+	struct set *set = r->set;
+	index_drop(&set->index);
+	atomic_store(&set->granularity, r->granularity);
+	for (uint64_t i = 0; i < r->count; i++) {
+		const struct placed *p = &r->placed[i];
+		if (p->part == NULL || window_unmap(p->addr, p->length) != 0)
+			part_lose_range(set, p->addr, p->addr + p->length);
+		give_back(set, p);
+	}
+}
+
+int parts_restored(struct restoration *r, struct pmemset_error *e)
+{
+	int rc = 0;
+	hide_run(r);
+	if (r->failed || index_prepare(&r->set->index) != 0)
+		rc = error_set(e, -ENOMEM, "no memory to restore parts");
+	if (rc == 0)
+		commit_all(r);
+	else
+		drop_all(r);
+	pthread_mutex_unlock(&r->set->lock);
+	free(r->placed);
+	return rc;
+}
+
+int part_let_go(struct set *set, uint64_t addr, uint64_t length, struct pmemset_error *e)
+{
+	int rc = 0;
+	pthread_mutex_lock(&set->lock);
+	if (set->ended) {
+		rc = error_stale(e);
+	} else if (!is_kept(set, addr, length)) {
+		rc = error_set(e, -ENOENT, "no range of %" PRIu64 " bytes is kept at %#" PRIx64, length, addr);
+	} else if (index_del(&set->index, INDEX_MAPS, addr) != 0 || index_prepare(&set->index) != 0) {
+		index_drop(&set->index);
+		rc = error_set(e, -ENOMEM, "no memory for the index");
+	} else {
+		index_commit(&set->index);
+	}
 	pthread_mutex_unlock(&set->lock);
 	return rc;
 }

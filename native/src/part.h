@@ -13,6 +13,8 @@ struct part_spec {
 	uint64_t keep_free;		      /* bytes that growth leaves on the file system */
 	const enum pmem2_granularity *forced; /* taken for the medium's; NULL: the medium's own */
 	bool grow;			      /* extend and allocate a file that is too small; one that is made always is */
+	uint64_t at;			      /* where it is to be; 0: where there is room. Otherwise length is not 0, and nothing grows */
+	bool joins; /* at: one with the map that ends there, if that ends with an older part (of a lower cookie) */
 };
 
 struct part_result {
@@ -27,6 +29,34 @@ struct part_result {
  * its directory are as they were. The source stays the caller's.
  */
 int part_map(struct set *set, struct source *source, const struct part_spec *spec, struct part_result *result, struct pmemset_error *e);
+
+/*
+ * Parts that were mapped before, each where it was. They come into the set together, with parts_restored: so that many cost one change of
+ * the index. The set's structure is locked from parts_restore on until then.
+ */
+struct restoration {
+	struct set *set;
+	struct placed *placed; /* so far */
+	uint64_t count;
+	uint64_t lo, hi;      /* of the last ones, those side by side that are not hidden yet */
+	uint32_t granularity; /* the set's, before */
+	bool failed;	      /* memory is out */
+};
+
+/* Begin, with room for so many. -ENOMEM; -EBADF. */
+int parts_restore(struct restoration *r, struct set *set, uint64_t count, struct pmemset_error *e);
+/*
+ * One of them, of a file that was settled. A failure is this one's own, and it is as if it had not been asked for; but where its range is free,
+ * *kept, the range is kept for it, as parts_keep does. The errors of part_map; INVALID_PMEM2_MAP (cause PMEM2_E_ADDRESS_UNALIGNED, or
+ * PMEM2_E_MAPPING_EXISTS: something else has some of the range); CANNOT_FIT_PART_MAP: it is not in the window.
+ */
+int part_restore(struct restoration *r, struct file *file, const struct part_spec *spec, bool *kept, struct pmemset_error *e);
+/* Nothing else is to come there until it is restored, or let go. The last two errors above. */
+int part_keep(struct restoration *r, uint64_t addr, uint64_t length, struct pmemset_error *e);
+/* The end. -ENOMEM: then nothing was restored, and nothing is kept that was not before. */
+int parts_restored(struct restoration *r, struct pmemset_error *e);
+/* A range that was kept is free again. -ENOENT: it is none; -ENOMEM; -EBADF. */
+int part_let_go(struct set *set, uint64_t addr, uint64_t length, struct pmemset_error *e);
 
 /* Kernel mappings that `parts` adjacent parts at [lo, hi) add, or free, given what is beside them in the open change. */
 int64_t part_mappings(struct set *set, uint64_t lo, uint64_t hi, uint64_t parts);

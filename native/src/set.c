@@ -9,29 +9,50 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* window: its size, and its address where it is another's. */
-static int set_make(struct set **set_out, uint32_t required, uint32_t coalescing, struct window window, struct pmemset_error *e)
+static int check_spec(const struct set_spec *spec, struct pmemset_error *e)
+{
+	if (spec->required > PMEM2_GRANULARITY_PAGE)
+		return error_set(e, PMEMSET_E_GRANULARITY_NOT_SUPPORTED, "unknown granularity %u", spec->required);
+	if (spec->granularity != PMEMSET_GRANULARITY_UNSET && spec->granularity > spec->required)
+		return error_set(e, PMEMSET_E_GRANULARITY_NOT_SUPPORTED, "granularity %u, where %u is required", spec->granularity,
+				spec->required);
+	if (spec->coalescing > COALESCING_FULL)
+		return error_set(e, PMEMSET_E_INVALID_COALESCING_VALUE, "unknown coalescing mode %u", spec->coalescing);
+	return 0;
+}
+
+static int take_window(struct set *set, const struct set_spec *spec, struct pmemset_error *e)
+{
+	if (set->adopted)
+		return window_adopt(&set->window, spec->window_addr, spec->window_size, e);
+	if (spec->window_addr != 0)
+		return window_open_at(&set->window, spec->window_addr, spec->window_size, e);
+	return window_open(&set->window, spec->window_size, e);
+}
+
+/* adopted: the window is another's reservation. */
+static int set_make(struct set **set_out, const struct set_spec *spec, bool adopted, struct pmemset_error *e)
 {
 	*set_out = NULL;
-	if (required > PMEM2_GRANULARITY_PAGE)
-		return error_set(e, PMEMSET_E_GRANULARITY_NOT_SUPPORTED, "unknown granularity %u", required);
-	if (coalescing > COALESCING_FULL)
-		return error_set(e, PMEMSET_E_INVALID_COALESCING_VALUE, "unknown coalescing mode %u", coalescing);
+	int rc = check_spec(spec, e);
+	if (rc != 0)
+		return rc;
 	struct set *set = calloc(1, sizeof(*set));
 	if (set == NULL || index_start(&set->index) != 0) {
 		free(set);
 		return error_set(e, -ENOMEM, "no memory for a set");
 	}
-	int rc = window.addr ? window_adopt(&set->window, window.addr, window.size, e) : window_open(&set->window, window.size, e);
+	set->adopted = adopted;
+	rc = take_window(set, spec, e);
 	if (rc != 0) {
 		index_end(&set->index);
 		free(set);
 		return rc;
 	}
-	set->required = (enum pmem2_granularity)required;
-	set->adopted = window.addr != 0;
-	atomic_init(&set->coalescing, coalescing);
-	atomic_init(&set->granularity, PMEMSET_GRANULARITY_UNSET);
+	set->required = (enum pmem2_granularity)spec->required;
+	set->parts_max = spec->parts_max;
+	atomic_init(&set->coalescing, spec->coalescing);
+	atomic_init(&set->granularity, spec->granularity);
 	pthread_mutex_init(&set->lock, NULL);
 	pool_start(&set->maps, sizeof(struct part_map), 64);
 	pool_start(&set->parts, sizeof(struct part), 64);
@@ -39,17 +60,19 @@ static int set_make(struct set **set_out, uint32_t required, uint32_t coalescing
 	return 0;
 }
 
-int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max, struct pmemset_error *e)
+int set_new(struct set **set_out, const struct set_spec *spec, struct pmemset_error *e)
 {
-	int rc = set_make(set_out, required, coalescing, (struct window){.size = window_size}, e);
-	if (*set_out != NULL)
-		(*set_out)->parts_max = parts_max;
-	return rc;
+	return set_make(set_out, spec, false, e);
 }
 
 int set_new_within(struct set **set_out, uint32_t required, uint64_t addr, uint64_t size, struct pmemset_error *e)
 {
-	return set_make(set_out, required, COALESCING_NONE, (struct window){.addr = addr, .size = size}, e);
+	const struct set_spec spec = {.window_addr = addr,
+			.window_size = size,
+			.required = required,
+			.coalescing = COALESCING_NONE,
+			.granularity = PMEMSET_GRANULARITY_UNSET};
+	return set_make(set_out, &spec, true, e);
 }
 
 int set_coalescing(struct set *set, uint32_t coalescing, struct pmemset_error *e)
@@ -122,13 +145,15 @@ static int start_engine(struct pmemset_error *e)
 
 static int new_in_arena(struct set **set, uint32_t required, struct pmemset_error *e)
 {
+	struct set_spec spec = {.required = required, .coalescing = COALESCING_NONE, .granularity = PMEMSET_GRANULARITY_UNSET};
 	/* No window is that large; the refusal tells the largest that there can be. */
-	int rc = set_new(set, required, COALESCING_NONE, UINT64_MAX, 0, e);
+	spec.window_size = UINT64_MAX;
+	int rc = set_new(set, &spec, e);
 	if (e->reason != PMEMSET_REASON_LIMIT_WINDOWS)
 		return rc;
 	uint64_t share = e->value / WINDOW_SHARE;
-	share = share > WINDOW_ALIGNMENT ? share : WINDOW_ALIGNMENT;
-	return set_new(set, required, COALESCING_NONE, share, 0, e);
+	spec.window_size = share > WINDOW_ALIGNMENT ? share : WINDOW_ALIGNMENT;
+	return set_new(set, &spec, e);
 }
 
 static int new_in_reservation(struct set **set, uint32_t required, struct pmem2_vm_reservation *rsv, struct pmemset_error *e)

@@ -60,15 +60,23 @@ struct set {
 	struct index index;
 	struct pool maps, parts;
 	struct part_map *previous; /* the map created last, which coalescing appends to; NULL: none */
+	uint64_t newest;	   /* the cookie of its part that was created last, though that may be gone */
 	bool direct;		   /* its user loads and stores through pointers, so every part may be dirty at any time */
 	bool adopted;		   /* the window is somebody else's reservation */
 	bool ended;
 	bool lost; /* a range of the window: something is mapped there that nobody could take away */
 };
 
-/* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE, -ENOMEM (LIMIT_WINDOWS). */
-int set_new(struct set **set_out, uint32_t required, uint32_t coalescing, uint64_t window_size, uint64_t parts_max,
-		struct pmemset_error *e);
+struct set_spec {
+	uint64_t window_addr; /* 0: where there is room */
+	uint64_t window_size;
+	uint64_t parts_max;
+	uint32_t required, coalescing;
+	uint32_t granularity; /* that it has already; PMEMSET_GRANULARITY_UNSET: its first map's */
+};
+
+/* GRANULARITY_NOT_SUPPORTED, INVALID_COALESCING_VALUE, -ENOMEM (LIMIT_WINDOWS), -EBUSY (WINDOW_TAKEN). */
+int set_new(struct set **set_out, const struct set_spec *spec, struct pmemset_error *e);
 /* The same in a range that the caller has reserved, and keeps. -EBUSY. */
 int set_new_within(struct set **set_out, uint32_t required, uint64_t addr, uint64_t size, struct pmemset_error *e);
 /* From the next map on. INVALID_COALESCING_VALUE. */

@@ -145,6 +145,34 @@ int window_open(struct window *w, uint64_t size, struct pmemset_error *e)
 	return -ENOMEM;
 }
 
+static int taken(uint64_t addr, const char *why, struct pmemset_error *e)
+{
+	error_set(e, -EBUSY, "no window can be at %#" PRIx64 ": %s", addr, why);
+	e->reason = PMEMSET_REASON_WINDOW_TAKEN;
+	return -EBUSY;
+}
+
+int window_open_at(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e)
+{
+	uint64_t base = the_arena.base;
+	if (addr < base || size == 0 || size > the_arena.size || addr - base > the_arena.size - size)
+		return taken(addr, "it would not lie in the arena", e);
+	uint64_t rounded = (size + WINDOW_ALIGNMENT - 1) / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
+	if (addr % WINDOW_ALIGNMENT != 0 || rounded > the_arena.size - (addr - base))
+		return taken(addr, "windows are aligned", e);
+	pthread_mutex_lock(&windows_lock);
+	struct window **link = &windows;
+	while (*link != NULL && (*link)->addr + (*link)->size <= addr)
+		link = &(*link)->next;
+	bool is_free = *link == NULL || addr + rounded <= (*link)->addr;
+	if (is_free) {
+		*w = (struct window){.addr = addr, .size = rounded, .next = *link};
+		*link = w;
+	}
+	pthread_mutex_unlock(&windows_lock);
+	return is_free ? 0 : taken(addr, "another set has some of it", e);
+}
+
 int window_adopt(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e)
 {
 	int rc = 0;
@@ -191,8 +219,7 @@ static bool is_ours(uint64_t addr, uint64_t size)
 	return found;
 }
 
-/* Whether nothing but our fence is in the range: asked once, after a failure, so slow is fine. */
-static bool is_fenced(uint64_t addr, uint64_t size)
+bool window_is_fenced(uint64_t addr, uint64_t size)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	if (maps == NULL)
@@ -228,18 +255,21 @@ static bool fence_again(uint64_t addr, uint64_t size)
 	return true;
 }
 
-int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags, bool forks)
+int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags)
 {
 	assert(is_ours(addr, size));
-	if (mmap(at(addr), size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED) {
-		(void)madvise(at(addr), size, MADV_DONTDUMP);
-		if (!forks)
-			(void)madvise(at(addr), size, MADV_DONTFORK);
+	if (mmap(at(addr), size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED)
 		return 0;
-	}
 	int why = errno;
 	/* Where nothing was torn down, the old fence stands, and a new one finds it in its way. */
-	return fence_again(addr, size) || is_fenced(addr, size) ? why : -1;
+	return fence_again(addr, size) || window_is_fenced(addr, size) ? why : -1;
+}
+
+void window_hide(uint64_t addr, uint64_t size, bool forks)
+{
+	(void)madvise(at(addr), size, MADV_DONTDUMP);
+	if (!forks)
+		(void)madvise(at(addr), size, MADV_DONTFORK);
 }
 
 int window_unmap(uint64_t addr, uint64_t size)

@@ -43,6 +43,8 @@ struct window {
 
 /* Carve size bytes (rounded up to WINDOW_ALIGNMENT), at the lowest address that fits. -ENOMEM: LIMIT_WINDOWS, value = largest gap. */
 int window_open(struct window *w, uint64_t size, struct pmemset_error *e);
+/* Carve exactly these bytes. -EBUSY: WINDOW_TAKEN, where they are not the arena's, not aligned, or another window's. */
+int window_open_at(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e);
 /* Take a range that somebody else has reserved, and keeps. -EBUSY where a window is in it already. */
 int window_adopt(struct window *w, uint64_t addr, uint64_t size, struct pmemset_error *e);
 /* The window holds no part any more. */
@@ -51,11 +53,14 @@ void window_close(struct window *w);
 /* ---- mappings inside of a window; the caller owns the range (the set's structure lock) ---- */
 
 /*
- * Map [offset, offset + size) of fd at addr, which must be fenced now. forks: a child has it too; a core dump never has. Returns 0 or
- * the errno of mmap, and then the range is fenced again; -1: it could not be, and is lost (nothing is mapped over what the kernel may
- * have put there).
+ * Map [offset, offset + size) of fd at addr, which must be fenced now. Returns 0 or the errno of mmap, and then the range is fenced again;
+ * -1: it could not be, and is lost (nothing is mapped over what the kernel may have put there).
  */
-int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags, bool forks);
+int window_map(uint64_t addr, uint64_t size, int fd, uint64_t offset, int flags);
+/* What is mapped there, one or more: no core dump has it, and no child unless it forks. */
+void window_hide(uint64_t addr, uint64_t size, bool forks);
+/* Whether nothing but a fence is in the range. Slow: it reads what the kernel has mapped. */
+bool window_is_fenced(uint64_t addr, uint64_t size);
 /* Fence a mapped range again, in place: it is never unmapped, so no other mapping can slip in. Returns 0 or the errno of mmap. */
 int window_unmap(uint64_t addr, uint64_t size);
 

@@ -80,6 +80,8 @@ export interface AbiFields {
   written_size: number
   write_size: number
   counters_size: number
+  restore_file_size: number
+  restore_part_size: number
   codes: number
 }
 
@@ -131,8 +133,11 @@ export interface ProbeFields {
 export interface SetSpecFields {
   window_size: U64
   parts_max: U64
+  window_addr: U64
   required_granularity: number
   coalescing: number
+  granularity: number
+  reserved: number
 }
 
 export interface SetInfoFields {
@@ -174,6 +179,15 @@ export interface PartFields {
   coalesced: number
   created: number
   degraded: number
+  identity: string
+}
+
+export interface RestoreFileFields {
+  volume: U64
+  path_at: U64
+  path_length: number
+  adopt: number
+  identity: string
 }
 
 export interface WrittenFields {
@@ -194,18 +208,20 @@ export interface CountersFields {
 
 const NAME_SIZE = 64
 const TEXT_SIZE = 256
+const IDENTITY_SIZE = 128
 
 export const STRUCTS = {
   error: new Struct<ErrorFields>({ code: i32, cause: i32, sys_errno: i32, reason: u32, value: u64, addr: u64, size: u64, offset: u64, granularity: u32, reserved: u32, message: text(TEXT_SIZE) }),
-  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, counters_size: u32, codes: u32 }),
+  abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, counters_size: u32, restore_file_size: u32, restore_part_size: u32, codes: u32 }),
   engineSpec: new Struct<EngineSpecFields>({ arena_base: u64, arena_size: u64, mappings_max: u64, simulate: u32, reserved: u32 }),
   engineInfo: new Struct<EngineInfoFields>({ arena_base: u64, arena_size: u64, page_size: u64, mappings: u64, mappings_max: u64, addresses_stable: u32, simulate: u32, libpmem2: text(NAME_SIZE) }),
   volumeInfo: new Struct<VolumeInfoFields>({ capacity: u64, available: u64, alignment: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, dax: u32, numa_node: i32, allocates: u32, file_system: text(NAME_SIZE), reason: text(TEXT_SIZE) }),
   probe: new Struct<ProbeFields>({ size: u64, alignment: u64, exists: u32, granularity: u32, persistence: u32, map_sync: u32, reason: text(TEXT_SIZE) }),
-  setSpec: new Struct<SetSpecFields>({ window_size: u64, parts_max: u64, required_granularity: u32, coalescing: u32 }),
+  setSpec: new Struct<SetSpecFields>({ window_size: u64, parts_max: u64, window_addr: u64, required_granularity: u32, coalescing: u32, granularity: u32, reserved: u32 }),
   setInfo: new Struct<SetInfoFields>({ window_addr: u64, window_size: u64, part_count: u64, map_count: u64, mapped_bytes: u64, granularity: u32, coalescing: u32, degraded: u32, reserved: u32 }),
   partSpec: new Struct<PartSpecFields>({ volume: u64, offset: u64, length: u64, cookie: u64, keep_free: u64, create: u32, mode: u32, grow: u32, reserved: u32 }),
-  part: new Struct<PartFields>({ addr: u64, length: u64, offset: u64, cookie: u64, map_addr: u64, map_size: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, coalesced: u32, created: u32, degraded: u32 }),
+  part: new Struct<PartFields>({ addr: u64, length: u64, offset: u64, cookie: u64, map_addr: u64, map_size: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, coalesced: u32, created: u32, degraded: u32, identity: text(IDENTITY_SIZE) }),
+  restoreFile: new Struct<RestoreFileFields>({ volume: u64, path_at: u64, path_length: u32, adopt: u32, identity: text(IDENTITY_SIZE) }),
   written: new Struct<WrittenFields>({ bytes: u64, durability: u32, granularity: u32, persistence: u32, simulated: u32 }),
   counters: new Struct<CountersFields>({ pins: u64, flushes_of_ranges: u64, flushes_of_files: u64, flushes_failed: u64, flush_callers: u64 })
 } as const
@@ -214,6 +230,7 @@ export const STRUCTS = {
 export const SPAN_WORDS = 9
 export const REMOVAL_WORDS = 6
 export const WRITE_WORDS = 8
+export const RESTORE_PART_WORDS = 11
 
 type Native<A extends unknown[], R = number> = KoffiFunc<(...args: A) => R>
 
@@ -231,6 +248,8 @@ export interface Functions {
   ffi_set_coalescing: Native<[set: number, coalescing: number, err: Buffer]>
   ffi_set_delete: Native<[set: number, err: Buffer]>
   ffi_part_map: Native<[set: number, spec: Buffer, path: Buffer, pathLength: number, part: Buffer, err: Buffer]>
+  ffi_restore: Native<[set: number, files: Buffer, fileCount: number, names: Buffer, namesSize: number, parts: Buffer, count: number, err: Buffer]>
+  ffi_release: Native<[set: number, addr: bigint, length: number, err: Buffer]>
   ffi_lookup: Native<[set: number, addr: bigint, span: BigUint64Array]>
   ffi_maps: Native<[set: number, from: bigint, to: bigint, rows: BigUint64Array, max: number]>
   ffi_parts: Native<[set: number, from: bigint, to: bigint, rows: BigUint64Array, max: number]>
@@ -265,6 +284,8 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_set_coalescing: ['int', u64, u32, 'void *'],
   ffi_set_delete: ['int', u64, 'void *'],
   ffi_part_map: ['int', u64, 'void *', 'void *', u32, 'void *', 'void *'],
+  ffi_restore: ['int', u64, 'void *', u64, 'void *', u64, 'void *', u64, 'void *'],
+  ffi_release: ['int', u64, u64, u64, 'void *'],
   ffi_lookup: ['int', u64, u64, 'void *'],
   ffi_maps: ['int64_t', u64, u64, u64, 'void *', u64],
   ffi_parts: ['int64_t', u64, u64, u64, 'void *', u64],
@@ -308,7 +329,9 @@ function checkSizes (abi: AbiFields): void {
     ['removal', abi.removal_size, REMOVAL_WORDS * WORD],
     ['written', abi.written_size, STRUCTS.written.size],
     ['write', abi.write_size, WRITE_WORDS * WORD],
-    ['counters', abi.counters_size, STRUCTS.counters.size]
+    ['counters', abi.counters_size, STRUCTS.counters.size],
+    ['restore_file', abi.restore_file_size, STRUCTS.restoreFile.size],
+    ['restore_part', abi.restore_part_size, RESTORE_PART_WORDS * WORD]
   ]
   const wrong = sizes.filter(([, theirs, ours]) => theirs !== ours).map(([what, theirs, ours]) => `${what} is ${theirs}, not ${ours}`)
   if (wrong.length > 0) throw new AbiError(`the native library is of another build (${wrong.join('; ')}); build it again`)

@@ -5,7 +5,7 @@
 import { constants } from 'node:os'
 import { EngineError, REASONS } from '../errors.js'
 import { groups, timed, traffic } from '../metrics.js'
-import { addressOf, callAsync, callHolding, loadAbi, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, viewAt, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
+import { addressOf, callAsync, callHolding, loadAbi, RESTORE_PART_WORDS, SPAN_WORDS, STRUCTS, REMOVAL_WORDS, viewAt, WRITE_WORDS, type Abi, type Functions, type U64 } from './abi.js'
 
 export const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
 export const PERSISTENCES = ['unknown', 'persistent', 'host_dependent', 'volatile'] as const
@@ -84,6 +84,10 @@ export interface SetSpec {
   partsMax: number
   requiredGranularity: Granularity
   coalescing: Coalescing
+  /** Where the window was in an earlier life of the set; undefined: anywhere. */
+  windowAddr?: bigint | undefined
+  /** Effective, where it had its first map then. */
+  granularity?: Granularity | undefined
 }
 
 export interface SetInfo {
@@ -121,6 +125,40 @@ export interface MappedPart {
   coalesced: boolean
   created: boolean
   degraded: boolean
+  /** Of the source, whatever its path: text to keep and give back to `restore`. */
+  identity: string
+}
+
+/** A file that parts were mapped from in an earlier life. */
+export interface FormerFile {
+  volume: Handle
+  path: string
+  /** As MappedPart had it. */
+  identity: string
+  /** Whichever file is there now is the one. */
+  adopt: boolean
+}
+
+export interface FormerPart {
+  /** Its index among the files. */
+  file: number
+  offset: number
+  length: number
+  cookie: number
+  addr: bigint
+  /** Whether it was one with the map that ended where it starts. */
+  joins: boolean
+}
+
+/** What became of it: where `error` is set, it is not mapped, and `kept` says whether its range is kept for another try. */
+export type RestoredPart =
+  | { error: undefined, granularity: Granularity, persistence: Persistence, mapSync: boolean, degraded: boolean }
+  | { error: EngineError, kept: boolean }
+
+export interface Restored {
+  /** Of what is at each path now; where it could not be opened, as it was given. */
+  identities: string[]
+  parts: RestoredPart[]
 }
 
 /** A part map, and one part of it. */
@@ -200,6 +238,10 @@ const REMOVED_WORDS = 3
 const TRIMMED_WORDS = 4
 const SPLIT_WORDS = 6
 const FAILURE_WORDS = 3
+// In a row of ffi_restore_part: in words, then in halves of words.
+const VALUE_AT = 5
+const CODE_AT = 12
+const JOINS_AT = 20
 const CHECK = { size: 0, resident: 1, load: 2 } as const
 
 function exact (value: U64): number {
@@ -302,6 +344,31 @@ export class Found {
   // Little-endian, as every processor that libpmem2 knows.
   #word (index: number): number {
     return (this.#halves[index * 2 + 1] as number) * HIGH + (this.#halves[index * 2] as number)
+  }
+}
+
+/** Rows of ffi_restore_part, by hand: there may be tens of thousands. */
+class RestoreRows {
+  readonly memory: Buffer
+  readonly #words: BigUint64Array
+  readonly #halves: Int32Array
+
+  constructor (parts: readonly FormerPart[]) {
+    this.#words = new BigUint64Array(parts.length * RESTORE_PART_WORDS)
+    this.#halves = new Int32Array(this.#words.buffer)
+    this.memory = Buffer.from(this.#words.buffer)
+    parts.forEach(({ file, offset, length, cookie, addr, joins }, row) => {
+      this.#words.set([BigInt(file), BigInt(checkLength(offset)), BigInt(checkLength(length)), BigInt(checkLength(cookie)), checkAddress(addr)], row * RESTORE_PART_WORDS)
+      this.#halves[row * RESTORE_PART_WORDS * 2 + JOINS_AT] = joins ? 1 : 0
+    })
+  }
+
+  outcome (row: number): RestoredPart {
+    const [code, cause, errno, reason, granularity, persistence, mapSync, degraded, , kept] = this.#halves.subarray(row * RESTORE_PART_WORDS * 2 + CODE_AT) as unknown as [number, number, number, number, number, number, number, number, number, number]
+    if (code === 0) return { error: undefined, granularity: nameAt(GRANULARITIES, granularity), persistence: nameAt(PERSISTENCES, persistence), mapSync: mapSync !== 0, degraded: degraded !== 0 }
+    const value = word(this.#words, row * RESTORE_PART_WORDS + VALUE_AT)
+    const failure = { code, cause, errno, reason, value, addr: 0n, size: 0n, offset: 0n, granularity, message: `a part cannot be restored: ${code}` }
+    return { error: new EngineError(failure), kept: kept !== 0 }
   }
 }
 
@@ -418,7 +485,10 @@ export class Engine {
       window_size: checkLength(spec.windowSize),
       parts_max: checkLength(spec.partsMax),
       required_granularity: GRANULARITIES.indexOf(spec.requiredGranularity),
-      coalescing: COALESCINGS.indexOf(spec.coalescing)
+      coalescing: COALESCINGS.indexOf(spec.coalescing),
+      window_addr: checkAddress(spec.windowAddr ?? 0n),
+      granularity: spec.granularity === undefined ? GRANULARITY_UNSET : GRANULARITIES.indexOf(spec.granularity),
+      reserved: 0
     })
     if (this.#call.ffi_set_new(memory, this.#out, this.#err) !== 0) throwFrom(this.#err)
     return exact(word(this.#out, 0))
@@ -478,8 +548,37 @@ export class Engine {
       mapSync: part.map_sync !== 0,
       coalesced: part.coalesced !== 0,
       created: part.created !== 0,
-      degraded: part.degraded !== 0
+      degraded: part.degraded !== 0,
+      identity: part.identity
     }
+  }
+
+  /** Maps parts of an earlier life again, each where it was, in the order of their cookies. Each has an outcome of its own. */
+  async restore (set: Handle, files: readonly FormerFile[], parts: readonly FormerPart[]): Promise<Restored> {
+    const paths = files.map(({ path }) => Buffer.from(path, 'utf8'))
+    const names = Buffer.concat([...paths, Buffer.alloc(1)])
+    let at = 0
+    const fileRows = Buffer.concat(files.map((file, i) => {
+      const { length } = paths[i] as Buffer
+      const row = STRUCTS.restoreFile.encode({ volume: file.volume, path_at: at, path_length: length, adopt: file.adopt ? 1 : 0, identity: file.identity })
+      at += length
+      return row
+    }))
+    const partRows = new RestoreRows(parts)
+    const err = STRUCTS.error.blank()
+    const code = await timed({ operation: 'restore' }, callAsync(this.#call.ffi_restore, set, fileRows, files.length, names, names.length, partRows.memory, parts.length, err))
+    if (code !== 0) throwFrom(err)
+    const { size } = STRUCTS.restoreFile
+    return {
+      identities: files.map((_, i) => STRUCTS.restoreFile.decode(fileRows.subarray(i * size, (i + 1) * size)).identity),
+      parts: parts.map((_, i) => partRows.outcome(i))
+    }
+  }
+
+  /** Gives a range back to the window that `restore` has kept for a part. */
+  async release (set: Handle, addr: bigint, length: number): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await timed({ operation: 'release' }, callAsync(this.#call.ffi_release, set, checkAddress(addr), checkLength(length), err)) !== 0) throwFrom(err)
   }
 
   /** The map and the part that hold the address, until the next call. */

@@ -81,6 +81,7 @@ static uint64_t take(size_t bytes)
 
 static uint64_t page;
 static uint64_t last_addr, last_length; /* of a part that was mapped */
+static char last_identity[FFI_IDENTITY_SIZE];
 
 static uint64_t number(void)
 {
@@ -221,7 +222,7 @@ static void result(int rc, bool handle_is_good)
 	REQUIRE(rc > -200 ? strerrorname_np(-rc) != NULL : is_code(rc));
 	REQUIRE(rc != PMEMSET_E_UNKNOWN && rc != -EFAULT);
 	REQUIRE(err.cause == 0 || is_code(err.cause));
-	REQUIRE(err.reason <= PMEMSET_REASON_STALE);
+	REQUIRE(err.reason <= PMEMSET_REASON_SOURCE_REPLACED);
 	/* A file system in memory loses nothing. */
 	REQUIRE(err.reason != PMEMSET_REASON_PERSIST_FAILED && err.reason != PMEMSET_REASON_DEGRADED &&
 			err.reason != PMEMSET_REASON_RANGE_LOST && err.reason != PMEMSET_REASON_MEDIA);
@@ -392,6 +393,7 @@ static void set_new(void)
 	struct ffi_set_spec spec = {.window_size = take(1) % 4 ? (take(1) % 3 + 1) * 2 * MIB : number(),
 			.parts_max = take(1) % 4 ? 0 : take(1),
 			.required_granularity = take(1) % 4 ? FFI_GRANULARITY_PAGE : (uint32_t)take(4),
+			.granularity = FFI_GRANULARITY_UNSET,
 			.coalescing = take(1) % 8 ? (uint32_t)take(1) % 3 : (uint32_t)take(4)};
 	uint64_t set = 1;
 	int rc = ffi_set_new(&spec, &set, begin("ffi_set_new"));
@@ -515,6 +517,7 @@ static void part_map(void)
 		REQUIRE(after.part_count == before.part_count + 1 && after.map_count == before.map_count + 1 - part.coalesced);
 		last_addr = part.addr;
 		last_length = part.length;
+		memcpy(last_identity, part.identity, sizeof(last_identity));
 	} else {
 		REQUIRE(memcmp(&before, &after, sizeof(before)) == 0);
 	}
@@ -887,6 +890,130 @@ static void batch(void)
 	free(body);
 }
 
+/* ---- an earlier life ---- */
+
+static void set_new_again(void)
+{
+	struct ffi_engine_info engine;
+	ffi_engine_info(&engine);
+	const uint64_t near = take(1) % 2 ? last_addr - last_addr % (2 * MIB) : engine.arena_base;
+	struct ffi_set_spec spec = {.window_size = take(1) % 4 ? (take(1) % 3 + 1) * 2 * MIB : number(),
+			.window_addr = take(1) % 4 ? near + take(1) % 8 * 2 * MIB : number(),
+			.required_granularity = take(1) % 4 ? FFI_GRANULARITY_PAGE : (uint32_t)take(4),
+			.coalescing = (uint32_t)take(1) % 3,
+			.granularity = take(1) % 4 ? FFI_GRANULARITY_UNSET : (uint32_t)take(1) % 5};
+	uint64_t set = 1;
+	int rc = ffi_set_new(&spec, &set, begin("ffi_set_new, at an address"));
+	result(rc, true);
+	if (rc != 0) {
+		REQUIRE(set == 0);
+		return;
+	}
+	struct ffi_set_info info;
+	opened(set, SET, 0);
+	REQUIRE(info_of(set, &info) && (spec.window_addr == 0 || info.window_addr == spec.window_addr));
+	REQUIRE(info.granularity == spec.granularity);
+	check_set(set);
+}
+
+static struct ffi_restore_part some_former_part(const struct ffi_set_info *info, uint64_t files)
+{
+	uint64_t behind = last_addr + last_length;
+	return (struct ffi_restore_part){.file = take(1) % 32 ? take(1) % files : number(),
+			.offset = take(1) % 8 ? take(1) % 8 * page : number(),
+			.length = take(1) % 8 ? (take(1) % 6 + 1) * page : length(),
+			.cookie = take(1) % 16 ? 1 + take(2) : take(1),
+			.addr = take(1) % 4   ? info->window_addr + take(1) % 64 * page
+				: take(1) % 2 ? behind
+					      : address(),
+			.joins = (uint32_t)take(1) % 2,
+			.code = 1,
+			.kept = 2};
+}
+
+static void check_outcome(const struct ffi_restore_part *row)
+{
+	if (row->code == 0) {
+		REQUIRE(row->kept == 0 && row->reason == 0 && row->granularity < FFI_GRANULARITY_UNSET);
+		last_addr = row->addr;
+		last_length = row->length;
+		return;
+	}
+	REQUIRE(row->code < 0 && row->kept <= 1 && row->granularity <= FFI_GRANULARITY_UNSET);
+	REQUIRE(row->code > -200 ? strerrorname_np(-row->code) != NULL : is_code(row->code));
+	REQUIRE(row->reason <= PMEMSET_REASON_SOURCE_REPLACED && row->reason != PMEMSET_REASON_RANGE_LOST);
+	REQUIRE(row->kept == 0 || (row->length > 0 && row->length % page == 0 && row->addr % page == 0));
+}
+
+static void restoration(void)
+{
+	uint64_t set = some_handle(SET);
+	struct ffi_set_info before;
+	struct ffi_set_info after;
+	bool known_set = info_of(set, &before);
+	uint64_t files = take(1) % 3 + 1;
+	uint64_t count = take(1) % 5;
+	struct ffi_restore_file *file = exactly(files * sizeof(*file));
+	struct ffi_restore_part *rows = exactly(count * sizeof(*rows));
+	char *paths = exactly(4096 * files);
+	uint64_t used = 0;
+	for (uint64_t i = 0; i < files; i++) {
+		uint32_t size;
+		char *path = some_path(&size);
+		size = size < 4096 ? size : 4096;
+		memcpy(paths + used, path, size);
+		free(path);
+		file[i] = (struct ffi_restore_file){.volume = some_handle(VOLUME),
+				.path_at = used,
+				.path_length = size,
+				.adopt = take(1) % 2};
+		memcpy(file[i].identity, last_identity, sizeof(last_identity));
+		if (take(1) % 4 == 0)
+			file[i].identity[take(1) % sizeof(file[i].identity)] = (char)take(1);
+		if (take(1) % 32 == 0)
+			file[i].path_at = number();
+		used += size;
+	}
+	for (uint64_t i = 0; i < count; i++)
+		rows[i] = some_former_part(&before, files);
+	int rc = ffi_restore(set, file, files, paths, used, rows, count, begin("ffi_restore"));
+	result(rc, known_set);
+	(void)info_of(set, &after);
+	uint64_t restored = 0;
+	for (uint64_t i = 0; rc == 0 && i < count; i++) {
+		check_outcome(&rows[i]);
+		restored += rows[i].code == 0;
+	}
+	REQUIRE(after.part_count == before.part_count + restored);
+	REQUIRE(rc == 0 || memcmp(&before, &after, sizeof(before)) == 0);
+	/* Most of what is kept is let go again, or there would be nothing but that. */
+	for (uint64_t i = 0; rc == 0 && i < count; i++)
+		if (rows[i].code != 0 && rows[i].kept && take(1) % 4) {
+			rc = ffi_release(set, rows[i].addr, rows[i].length, begin("ffi_release, of what was kept"));
+			REQUIRE(rc == 0 || rc == -ENOENT); /* the second of two that were kept for the same */
+			rc = 0;
+		}
+	free(file);
+	free(rows);
+	free(paths);
+	check_set(set);
+}
+
+static void release(void)
+{
+	uint64_t set = some_handle(SET);
+	uint64_t addr = address();
+	uint64_t size = length();
+	struct ffi_set_info before;
+	struct ffi_set_info after;
+	bool known_set = info_of(set, &before);
+	int rc = ffi_release(set, addr, size, begin("ffi_release"));
+	result(rc, known_set);
+	(void)info_of(set, &after);
+	REQUIRE(memcmp(&before, &after, sizeof(before)) == 0);
+	check_set(set);
+}
+
 /* ---- failures: a file system in memory has none ---- */
 
 static void failures(void)
@@ -955,7 +1082,7 @@ static void list_parts(void)
 static void (*const calls[])(void) = {set_new, set_new, set_delete, set_info, set_coalescing, volume_open, volume_close, volume_info, probe,
 		lookup, list_maps, list_maps, list_parts, removal, removal, removal, pin, unpin, read_bytes, read_bytes, write_bytes,
 		write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map, part_map,
-		write_many, batch, batch, batch, failures, check_memory, write_pieces};
+		write_many, batch, batch, batch, failures, check_memory, write_pieces, set_new_again, restoration, restoration, release};
 
 /* ---- before and after ---- */
 
@@ -1029,7 +1156,9 @@ static void check_fault(void)
 	uint64_t set;
 	struct ffi_part part;
 	char byte;
-	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_PAGE};
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	make_file("a", page);
 	REQUIRE(ffi_volume_open(dir, &volume, begin("ffi_volume_open, at the start")) == 0);
 	REQUIRE(ffi_set_new(&spec, &set, begin("ffi_set_new, at the start")) == 0);
@@ -1077,6 +1206,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	next_byte = data;
 	bytes_left = size;
 	last_addr = last_length = 0;
+	last_identity[0] = 0;
 	make_files();
 	/* Something to begin with, so that not every input has to find it. */
 	volume_open();

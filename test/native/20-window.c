@@ -126,7 +126,9 @@ static void no_room(uint64_t size, uint64_t largest)
 	assert_int_equal(err.reason, PMEMSET_REASON_LIMIT_WINDOWS);
 	assert_int_equal(err.value, largest);
 	/* The same through the face, where the set is not made. */
-	const struct ffi_set_spec spec = {.window_size = size, .required_granularity = FFI_GRANULARITY_PAGE};
+	const struct ffi_set_spec spec = {.window_size = size,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	uint64_t set = 1;
 	fails(ffi_set_new(&spec, &set, &err), -ENOMEM);
 	assert_int_equal(err.reason, PMEMSET_REASON_LIMIT_WINDOWS);
@@ -165,7 +167,7 @@ static void mapped_and_fenced_again(void **state)
 	int fd = file_in(p, "a", O_RDWR);
 	open_window(&w, WINDOW_ALIGNMENT);
 	uint64_t addr = w.addr + 4 * PAGE;
-	assert_int_equal(window_map(addr, 2 * PAGE, fd, PAGE, MAP_SHARED, false), 0);
+	assert_int_equal(window_map(addr, 2 * PAGE, fd, PAGE, MAP_SHARED), 0);
 	const unsigned char *bytes = at(addr);
 	assert_int_equal(bytes[0], byte_of(7, PAGE));
 	assert_int_equal(bytes[2 * PAGE - 1], byte_of(7, 3 * PAGE - 1));
@@ -185,10 +187,10 @@ static void refused_map(const struct place *p, int flags, int fd, int why)
 	struct window w;
 	int good = file_in(p, "a", O_RDWR);
 	open_window(&w, WINDOW_ALIGNMENT);
-	assert_int_equal(window_map(w.addr, PAGE, good, 0, MAP_SHARED, false), 0);
-	assert_int_equal(window_map(w.addr + 3 * PAGE, PAGE, good, 0, MAP_SHARED, false), 0);
+	assert_int_equal(window_map(w.addr, PAGE, good, 0, MAP_SHARED), 0);
+	assert_int_equal(window_map(w.addr + 3 * PAGE, PAGE, good, 0, MAP_SHARED), 0);
 	char *before = world(0, p);
-	assert_int_equal(window_map(w.addr + PAGE, 2 * PAGE, fd, 0, flags, false), why);
+	assert_int_equal(window_map(w.addr + PAGE, 2 * PAGE, fd, 0, flags), why);
 	same_world(before, 0, p);
 	covered(w.addr, w.size, NULL);
 	covered(w.addr + PAGE, 2 * PAGE, "---p");
@@ -225,7 +227,7 @@ static void refused_without_a_descriptor(void **state)
 	const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
-		int rc = window_map(w.addr, PAGE, i ? reader : -1, 0, MAP_SHARED, false);
+		int rc = window_map(w.addr, PAGE, i ? reader : -1, 0, MAP_SHARED);
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
 		assert_int_equal(rc, i ? EACCES : EBADF);
 	}

@@ -24,6 +24,7 @@ static uint64_t limited_set(uint32_t required, uint32_t coalescing, uint64_t win
 	const struct ffi_set_spec spec = {.window_size = window_size,
 			.parts_max = parts_max,
 			.required_granularity = required,
+			.granularity = FFI_GRANULARITY_UNSET,
 			.coalescing = coalescing};
 	uint64_t set;
 	must(ffi_set_new(&spec, &set, &err));
@@ -174,7 +175,9 @@ static void granularity_that_is_too_coarse(void **state)
 static void sets_that_are_none(void **state)
 {
 	(void)state;
-	struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_UNSET};
+	struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_UNSET,
+			.granularity = FFI_GRANULARITY_UNSET};
 	uint64_t set = 7;
 	fails(ffi_set_new(&spec, &set, &err), PMEMSET_E_GRANULARITY_NOT_SUPPORTED);
 	spec.required_granularity = FFI_GRANULARITY_PAGE;
@@ -278,7 +281,7 @@ static void what_a_part_is_told(void **state)
 	struct ffi_part part = must_map(set, p, "a", (struct ffi_part_spec){.offset = PAGE, .cookie = UINT64_MAX});
 	struct stat st;
 	assert_int_equal(stat(path_in(p, "a"), &st), 0);
-	const struct ffi_part wanted = {.addr = info_of(set).window_addr,
+	struct ffi_part wanted = {.addr = info_of(set).window_addr,
 			.length = 3 * PAGE, /* the rest of the file */
 			.offset = PAGE,
 			.cookie = UINT64_MAX,
@@ -288,6 +291,7 @@ static void what_a_part_is_told(void **state)
 			.ino = st.st_ino,
 			.granularity = FFI_GRANULARITY_PAGE,
 			.persistence = p == &places[0] ? FFI_PERSISTENCE_VOLATILE : part.persistence};
+	memcpy(wanted.identity, part.identity, sizeof(wanted.identity)); /* 55-restore looks at it */
 	assert_memory_equal(&part, &wanted, sizeof(part));
 	assert_memory_equal(at(part.addr), ((unsigned char[]){byte_of(1, PAGE), byte_of(1, PAGE + 1)}), 2);
 	delete_set(set);

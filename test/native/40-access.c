@@ -504,7 +504,9 @@ static void handles_run_out(void **state)
 	assert_int_equal(pins[n], 0);
 	assert_int_equal(refs_of(set, addr), n);
 	uint64_t other = 7;
-	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_PAGE};
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	fails(ffi_set_new(&spec, &other, &err), -EMFILE);
 	assert_int_equal(other, 0);
 	fails(ffi_volume_open(p->dir, &other, &err), -EMFILE);

@@ -489,7 +489,9 @@ static void growth_beside_its_undoing(void **state)
 	struct worker workers[WORKERS];
 	struct crew crew = {.place = here(state)};
 	static struct ffi_span parts[WINDOW_PAGES];
-	const struct ffi_set_spec in_vain = {.window_size = WINDOW_PAGES * PAGE, .required_granularity = FFI_GRANULARITY_BYTE};
+	const struct ffi_set_spec in_vain = {.window_size = WINDOW_PAGES * PAGE,
+			.required_granularity = FFI_GRANULARITY_BYTE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	(void)seed_chance();
 	make_file(crew.place, "grows", PAGE, 1);
 	uint64_t sets[SETS] = {new_set(FFI_COALESCING_NONE, WINDOW_PAGES * PAGE)};

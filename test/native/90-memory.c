@@ -148,7 +148,9 @@ static int remove_all(struct stage *s)
 
 static int make_set(struct stage *s)
 {
-	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_PAGE};
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	int rc = ffi_set_new(&spec, &s->handle, &err);
 	assert_int_equal(s->handle != 0, rc == 0);
 	return rc;

@@ -165,7 +165,9 @@ static void undoing_is_made_again(void **state)
 {
 	struct place *p = here(state);
 	struct ffi_part part;
-	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_BYTE};
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_BYTE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	uint64_t set;
 	make_file(p, "a", PAGE, 1);
 	must(ffi_set_new(&spec, &set, &err));
@@ -236,7 +238,9 @@ static void growth_that_another_part_relies_on(void **state)
 	struct place *p = here(state);
 	struct ffi_part part;
 	char bytes[5];
-	const struct ffi_set_spec spec = {.window_size = 2 * MIB, .required_granularity = FFI_GRANULARITY_BYTE};
+	const struct ffi_set_spec spec = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_BYTE,
+			.granularity = FFI_GRANULARITY_UNSET};
 	uint64_t set;
 	make_file(p, "a", 8 * PAGE, 1);
 	must(ffi_set_new(&spec, &set, &err));

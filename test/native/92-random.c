@@ -1250,6 +1250,7 @@ static void open_set(unsigned i)
 	const struct ffi_set_spec spec = {.window_size = (i == 0 ? 4 : 2) * MIB,
 			.parts_max = i == 1 ? 12 : 0,
 			.required_granularity = s->required,
+			.granularity = FFI_GRANULARITY_UNSET,
 			.coalescing = (uint32_t)chance(3)};
 	must(ffi_set_new(&spec, &s->handle, &err));
 	struct ffi_set_info info = info_of(s->handle);

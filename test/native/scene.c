@@ -429,6 +429,7 @@ uint64_t new_set(uint32_t coalescing, uint64_t window_size)
 {
 	const struct ffi_set_spec spec = {.window_size = window_size,
 			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET,
 			.coalescing = coalescing};
 	uint64_t set;
 	must(ffi_set_new(&spec, &set, &err));
