@@ -35,6 +35,7 @@ const say = (text) => { console.error(`pmemsetd: ${text}`) }
 /* ---- system packages ---- */
 
 const inPath = (command) => (process.env.PATH ?? '').split(delimiter).some((dir) => dir !== '' && fs.existsSync(join(dir, command)))
+const administrators = (command) => ['/usr/sbin', '/sbin'].some((dir) => fs.existsSync(join(dir, command)))
 const header = (name) => ['/usr/include', '/usr/local/include'].some((dir) => fs.existsSync(join(dir, name)))
 const clangRuntime = () => filesBelow('/usr/lib/llvm-14/lib/clang', (name) => /^libclang_rt\.fuzzer(-\w+)?\.a$/.test(name)).length > 0
 
@@ -57,6 +58,17 @@ export const PACKAGES = {
   ],
   valgrind: [
     { name: 'valgrind', why: 'native tests under memcheck and helgrind', there: () => inPath('valgrind') }
+  ],
+  dax: [
+    { name: 'qemu-system-x86', why: 'a virtual machine with persistent memory', there: () => inPath('qemu-system-x86_64') },
+    { name: 'busybox-static', why: 'the first commands in it', there: () => inPath('busybox') },
+    { name: 'ndctl', why: 'makes its persistent memory a block device', there: () => inPath('ndctl') },
+    { name: 'e2fsprogs', why: 'ext4 on that', there: () => administrators('mkfs.ext4') },
+    { name: 'xfsprogs', why: 'xfs on that', there: () => administrators('mkfs.xfs') },
+    { name: 'dmsetup', why: 'disks that fail, and that keep a log', there: () => administrators('dmsetup') },
+    { name: 'kmod', why: 'finds the modules of its kernel', there: () => administrators('depmod') },
+    { name: 'cpio', why: 'packs what it boots from', there: () => inPath('cpio') },
+    { name: 'xz-utils', why: 'unpacks its kernel', there: () => inPath('xz') }
   ],
   bench: [
     { name: 'nginx', why: 'a peer: files by sendfile, WebDAV', there: () => inPath('nginx'), service: ['nginx'] },
