@@ -224,3 +224,34 @@ int failure_acknowledge(struct set *set, uint64_t id, enum recovery recovery, st
 	file_release(file);
 	return rc;
 }
+
+/* True where a part is there. */
+static bool recall_range(struct set *set, uint64_t at, int why, uint64_t lo, uint64_t hi)
+{
+	struct range r;
+	bool any = false;
+	for (uint64_t from = lo; from < hi && index_peek(&set->index, INDEX_PARTS, from, &r) && r.lo < hi; from = r.hi) {
+		struct part *part = r.object;
+		uint64_t begin = r.lo > lo ? r.lo : lo;
+		uint64_t end = r.hi < hi ? r.hi : hi;
+		file_fail(atomic_load(&part->file), at, why, atomic_load(&part->offset) + (begin - r.lo), end - begin);
+		any = true;
+	}
+	return any;
+}
+
+int failure_recall(struct set *set, uint64_t at, int why, const uint64_t *pairs, uint64_t count, struct pmemset_error *e)
+{
+	for (uint64_t i = 0; i < count; i++)
+		if (pairs[2 * i + 1] == 0 || pairs[2 * i] > UINT64_MAX - pairs[2 * i + 1])
+			return error_set(e, PMEMSET_E_LENGTH_OUT_OF_RANGE, "a range of length 0, or one that wraps");
+	bool any = false;
+	pthread_mutex_lock(&set->lock);
+	bool ended = set->ended;
+	for (uint64_t i = 0; i < count && !ended; i++)
+		any |= recall_range(set, at, why, pairs[2 * i], pairs[2 * i] + pairs[2 * i + 1]);
+	pthread_mutex_unlock(&set->lock);
+	if (ended)
+		return error_stale(e);
+	return any ? 0 : error_set(e, PMEMSET_E_CANNOT_FIND_PART_MAP, "no range touches a part");
+}

@@ -37,5 +37,10 @@ int failure_ranges(struct set *set, uint64_t id, uint64_t *pairs, uint64_t max, 
  * all that was in doubt.
  */
 int failure_acknowledge(struct set *set, uint64_t id, enum recovery recovery, struct pmemset_error *e);
+/*
+ * A failure that is known of from elsewhere: the files of the parts that these pairs of addr and length touch are as if a flush had failed then,
+ * with that errno, and those bytes were in doubt. LENGTH_OUT_OF_RANGE; CANNOT_FIND_PART_MAP: they touch none. Takes the set's lock.
+ */
+int failure_recall(struct set *set, uint64_t at, int why, const uint64_t *pairs, uint64_t count, struct pmemset_error *e);
 
 #endif

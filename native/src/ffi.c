@@ -9,6 +9,7 @@
 #include "remove.h"
 #include "set.h"
 #include "source.h"
+#include "state.h"
 #include "window.h"
 
 #include <assert.h>
@@ -49,7 +50,7 @@ SAME(FFI_DURABILITY_DEEP, DURABILITY_DEEP);
 
 /* ---- handles ---- */
 
-enum handle_type { HANDLE_VOLUME = 1, HANDLE_SET, HANDLE_PIN };
+enum handle_type { HANDLE_VOLUME = 1, HANDLE_SET, HANDLE_PIN, HANDLE_LOCK };
 
 #define HANDLES_MAX 65536u
 #define INDEX_BITS 16u
@@ -498,6 +499,7 @@ static int map_once(struct set *s, const struct volume *v, const struct ffi_part
 	int rc = source_open(&source, v, path, path_length, (enum create)spec->create, spec->mode, e);
 	if (rc != 0)
 		return rc;
+	source.intent = spec->intent;
 	if (source.file != NULL)
 		file_settle(source.file);
 	const struct part_spec what = {.offset = spec->offset,
@@ -558,6 +560,19 @@ int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *pat
 	int rc = map_from(s, v, spec, path, path_length, part, &e);
 	handle_put(spec->volume);
 	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_intent_undo(uint64_t volume, const char *path, uint32_t path_length, uint64_t intent, struct pmemset_error *err)
+{
+	if (intent == 0)
+		return bad_value(err, "intent 0");
+	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = source_undo(v, path, path_length, intent, &e);
+	handle_put(volume);
 	return rc ? give(err, &e) : 0;
 }
 
@@ -1144,5 +1159,62 @@ int ffi_acknowledge(uint64_t set, uint64_t failure, uint32_t recovery, struct pm
 	struct pmemset_error e;
 	int rc = failure_acknowledge(s, failure, (enum recovery)recovery, &e);
 	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_fail(uint64_t set, uint64_t at, int32_t sys_errno, const uint64_t *ranges, uint64_t count, struct pmemset_error *err)
+{
+	if (sys_errno <= 0 || sys_errno >= 4096)
+		return bad_value(err, "no errno");
+	struct set *s = handle_get(set, HANDLE_SET);
+	if (s == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	int rc = failure_recall(s, at, sys_errno, ranges, count, &e);
+	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+/* ---- the service's own directory ---- */
+
+int ffi_state_check(const char *directory, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	int rc = state_check(directory, &e);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_lock(const char *path, uint64_t *lock, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	*lock = 0;
+	int *fd = malloc(sizeof(*fd));
+	if (fd == NULL) {
+		error_set(&e, -ENOMEM, "no memory for a lock");
+	} else if (state_lock(path, fd, &e) == 0) {
+		*lock = handle_open(HANDLE_LOCK, fd);
+		if (*lock != 0)
+			return 0;
+		state_unlock(*fd);
+		error_set(&e, -EMFILE, "no free handle");
+	}
+	free(fd);
+	return give(err, &e);
+}
+
+int ffi_unlock(uint64_t lock)
+{
+	int *fd = handle_close(lock, HANDLE_LOCK);
+	if (fd == NULL)
+		return -EBADF;
+	state_unlock(*fd);
+	free(fd);
+	return 0;
+}
+
+int ffi_allocate(const char *path, uint64_t size, struct pmemset_error *err)
+{
+	struct pmemset_error e;
+	int rc = state_allocate(path, size, &e);
 	return rc ? give(err, &e) : 0;
 }

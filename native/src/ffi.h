@@ -158,6 +158,7 @@ struct ffi_part_spec {
 	uint32_t mode;	    /* permission bits of a created file, less the umask */
 	uint32_t grow;	    /* 1: extend and allocate an existing file that is too small (a created one always is) */
 	uint32_t reserved;
+	uint64_t intent; /* not 0: a file that is created carries this number, for ffi_intent_undo */
 };
 struct ffi_part {
 	uint64_t addr, length, offset, cookie;
@@ -194,6 +195,15 @@ struct ffi_part {
  */
 int ffi_part_map(uint64_t set, const struct ffi_part_spec *spec, const char *path, uint32_t path_length, struct ffi_part *part,
 		struct pmemset_error *err);
+
+/*
+ * Take back what an ffi_part_map of that intent has made of the path, whose caller did not live to write it down: a file that it created is
+ * removed; where it put one in the place of another, the other has its name again, unless that was done and over. Only what carries the number (the extended
+ * attribute user.pmemset.intent, that a created file has before its name) is touched, so a number must never be used twice, by no catalog: draw it at
+ * random. On a file system without such attributes nothing is known, and nothing done. 0 also where there is nothing to do; -EINVAL: intent 0;
+ * -EACCES with PATH_NOT_ALLOWED; -EBUSY with SOURCE_IN_USE: the file is mapped; -EBADF; -errno. Blocks: on the disk.
+ */
+int ffi_intent_undo(uint64_t volume, const char *path, uint32_t path_length, uint64_t intent, struct pmemset_error *err);
 
 /* ---- parts of an earlier life, each at the address that it had ---- */
 
@@ -394,6 +404,35 @@ int64_t ffi_failure_ranges(uint64_t set, uint64_t failure, uint64_t *ranges, uin
  * stays. Blocks: on the disk.
  */
 int ffi_acknowledge(uint64_t set, uint64_t failure, uint32_t recovery, struct pmemset_error *err);
+
+/*
+ * A failure that is known of from an earlier life: each file that has a part in one of the ranges (rows of 2 {addr, length}) is as if a flush of
+ * it had failed, at that time (ms since 1970) with that errno, and these bytes are in doubt by it. The failure gets a number of its own; a file that has one
+ * already keeps that, with its time and errno, and more bytes are in doubt. -EINVAL: no errno; LENGTH_OUT_OF_RANGE (a range of length 0, or
+ * one that wraps), and nothing was marked; CANNOT_FIND_PART_MAP: no range touches a part. Blocks: on a structure change of the same set.
+ */
+int ffi_fail(uint64_t set, uint64_t at, int32_t sys_errno, const uint64_t *ranges, uint64_t count, struct pmemset_error *err);
+
+/* ---- the service's own directory; paths are taken as they stand ---- */
+
+/*
+ * Whether a directory can keep what must not be lost: what is flushed there stays, and locks hold. -ENOTSUP where its file system is in memory
+ * or on another host, and the message names it; -ENOENT, -ENOTDIR, -EACCES. Blocks: briefly.
+ */
+int ffi_state_check(const char *directory, struct pmemset_error *err);
+/*
+ * Take the file `path`, which is made (mode 0600) where it is not there, until ffi_unlock or until the process ends, however it ends; a
+ * child has it too, until it executes another program. *lock = 0 on failure. -EAGAIN: somebody has it, this process or another; value = the
+ * process's number, 0 where it is not in the file yet. -ENOLCK, -ENOSPC, -ELOOP (a symlink) and the like: -errno. Blocks: briefly.
+ */
+int ffi_lock(const char *path, uint64_t *lock, struct pmemset_error *err);
+/* The file stays. -EBADF. Blocks: briefly. */
+int ffi_unlock(uint64_t lock);
+/*
+ * Have the file system set space aside for the first `size` bytes of the file, whose own size stays as it is. -EINVAL, -ENOENT, -ENOSPC, -EOPNOTSUPP
+ * where the file system cannot: -errno. Blocks: on the disk.
+ */
+int ffi_allocate(const char *path, uint64_t size, struct pmemset_error *err);
 
 #pragma GCC visibility pop
 

@@ -288,11 +288,16 @@ static void doubt_round(struct file *file, const struct flush *round)
 	pthread_mutex_unlock(&file->uses_lock);
 }
 
-static void degrade(struct file *file, int why)
+static uint64_t now(void)
 {
-	struct timespec now;
-	(void)clock_gettime(CLOCK_REALTIME, &now);
-	file->failed_at = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	struct timespec t;
+	(void)clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void degrade(struct file *file, uint64_t at, int why)
+{
+	file->failed_at = at;
 	file->why = why;
 	if (atomic_exchange(&file->failed, why) == 0) {
 		file->failure = atomic_fetch_add(&last_failure, 1) + 1;
@@ -362,7 +367,7 @@ static void run_round(struct file *file)
 		file->running = false;
 		if (rc != 0) {
 			atomic_fetch_add(&file->losses, 1);
-			degrade(file, rc);
+			degrade(file, now(), rc);
 		}
 	}
 	if (rc == 0) {
@@ -445,7 +450,7 @@ uint64_t file_soil(struct file *file, uint64_t offset, uint64_t length, uint64_t
 	if (since < file_losses(file)) {
 		file->late = true;
 		if (atomic_load(&file->failed) == 0) /* it was dealt with, without these bytes */
-			degrade(file, file->why);
+			degrade(file, now(), file->why);
 	}
 	pthread_mutex_unlock(&file->lock);
 	return store;
@@ -506,6 +511,19 @@ bool file_failure(struct file *file, struct failure *failure, struct dirt *doubt
 	return failed;
 }
 
+void file_fail(struct file *file, uint64_t at, int why, uint64_t offset, uint64_t length)
+{
+	pthread_mutex_lock(&file->lock);
+	dirt_add(&file->dirt, offset, offset + length);
+	if (atomic_load(&file->failed) != 0) {
+		file->late = true; /* who deals with the failure just now does not know of these */
+	} else {
+		atomic_fetch_add(&file->losses, 1);
+		degrade(file, at, why);
+	}
+	pthread_mutex_unlock(&file->lock);
+}
+
 /* Under the lock, which it lets go of meanwhile. *late: there are bytes that it did not know of. */
 static int try_to_recover(struct file *file, int (*deal)(struct file *, const struct dirt *, struct pmemset_error *), bool *late,
 		struct pmemset_error *e)
@@ -558,7 +576,7 @@ int file_recover(struct file *file, uint64_t id, int (*deal)(struct file *, cons
 		atomic_fetch_sub(&failures, 1);
 	} else if (e->reason == PMEMSET_REASON_PERSIST_FAILED) {
 		atomic_fetch_add(&file->losses, 1);
-		degrade(file, e->sys_errno);
+		degrade(file, now(), e->sys_errno);
 	}
 	pthread_cond_broadcast(&file->done);
 	pthread_mutex_unlock(&file->lock);

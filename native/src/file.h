@@ -144,6 +144,8 @@ struct failure {
 };
 /* What it is, and what is in doubt by it. False: there is none. */
 bool file_failure(struct file *file, struct failure *failure, struct dirt *doubt);
+/* As if a flush had failed then, and these bytes were in doubt by it; where one has, only that they are, too. */
+void file_fail(struct file *file, uint64_t at, int why, uint64_t offset, uint64_t length);
 /*
  * Deal with the failure of that id: with what is in doubt, and a flush behind it. Meanwhile nobody else flushes the file. `deal` answers
  * 0 or an error; until it all succeeds, the failure stays. -ENOENT: there is none of that id; PERSIST_FAILED; and the errors of `deal`.

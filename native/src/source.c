@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define PATH_BYTES_MAX 4095
@@ -80,12 +81,13 @@ static int reopen(int fd, int flags)
 	return open(path, flags | O_CLOEXEC);
 }
 
-static void own_name(char name[SOURCE_NAME_SIZE])
+/* intent 0: at random. */
+static void own_name(char name[SOURCE_NAME_SIZE], uint64_t intent)
 {
-	uint64_t random = 0;
-	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-		random = (uint64_t)(uintptr_t)name ^ (uint64_t)getpid(); /* O_EXCL still decides */
-	(void)snprintf(name, SOURCE_NAME_SIZE, ".pmemset-%016" PRIx64, random);
+	uint64_t number = intent;
+	if (intent == 0 && getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
+		number = (uint64_t)(uintptr_t)name ^ (uint64_t)getpid(); /* O_EXCL still decides */
+	(void)snprintf(name, SOURCE_NAME_SIZE, ".pmemset-%016" PRIx64, number);
 }
 
 /* ---- paths as text ---- */
@@ -185,14 +187,14 @@ void volume_close(struct volume *v)
 }
 
 /* A new file without a name; where the file system knows no such thing, with one of our own, and else "". */
-static int open_new(int dir, mode_t mode, char working[SOURCE_NAME_SIZE])
+static int open_new(int dir, mode_t mode, uint64_t intent, char working[SOURCE_NAME_SIZE])
 {
 	working[0] = '\0';
 	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
 	/* EPERM: also in a directory that is gone, of which the other way says so. */
 	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EPERM))
 		return fd;
-	own_name(working);
+	own_name(working, intent);
 	fd = openat(dir, working, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
 	if (fd < 0)
 		working[0] = '\0';
@@ -202,7 +204,7 @@ static int open_new(int dir, mode_t mode, char working[SOURCE_NAME_SIZE])
 static void medium_of_new(int dir, struct medium *m)
 {
 	char name[SOURCE_NAME_SIZE];
-	int fd = open_new(dir, 0600, name);
+	int fd = open_new(dir, 0600, 0, name);
 	if (name[0] != '\0')
 		(void)unlinkat(dir, name, 0);
 	medium_of(fd >= 0 ? fd : dir, m);
@@ -296,44 +298,63 @@ static int open_in(struct source *s, int dir, enum create create, struct pmemset
 	return rc;
 }
 
-static int open_path(struct source *s, const struct volume *v, char *path, enum create create, struct pmemset_error *e)
-{
-	char *slash = strrchr(path, '/');
-	const char *name = slash ? slash + 1 : path;
-	if (strlen(name) >= sizeof(s->name))
-		return error_sys(e, 0, ENAMETOOLONG, "the file's name is longer than 255 bytes");
-	memcpy(s->name, name, strlen(name) + 1);
-	if (slash != NULL)
-		*slash = '\0';
-	struct stat st = {.st_dev = v->dev, .st_ino = v->ino};
-	int dir = slash ? open_beneath(v->fd, path, O_PATH | O_DIRECTORY) : v->fd;
-	if (dir < 0)
-		return cannot_open(e, errno, "directory");
-	int rc;
-	if (slash != NULL && fstat(dir, &st) != 0) {
-		rc = error_sys(e, 0, errno, "fstat");
-	} else {
-		struct held names = {.dev = st.st_dev, .ino = st.st_ino};
-		hold_names(&names);
-		rc = open_in(s, dir, create, e);
-		release_names(&names);
-	}
-	if (slash != NULL)
-		(void)close(dir);
-	return rc;
-}
+/* Where a path leads: the directory, that may only be looked through, and the name in it. */
+struct place {
+	int dir; /* the volume's own, or one to be closed */
+	struct held names;
+	char name[SOURCE_NAME_SIZE];
+};
 
-int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
-		struct pmemset_error *e)
+static int find_place(struct place *place, const struct volume *v, const char *path, size_t length, struct pmemset_error *e)
 {
-	*s = (struct source){.dir = -1, .mode = mode & 0777};
 	const char *why = refuse_text(path, length);
 	if (why != NULL)
 		return not_allowed(e, 0, why);
 	char text[PATH_BYTES_MAX + 1];
 	memcpy(text, path, length);
 	text[length] = '\0';
-	int rc = open_path(s, v, text, create, e);
+	char *slash = strrchr(text, '/');
+	const char *name = slash ? slash + 1 : text;
+	if (strlen(name) >= sizeof(place->name))
+		return error_sys(e, 0, ENAMETOOLONG, "the file's name is longer than 255 bytes");
+	memcpy(place->name, name, strlen(name) + 1);
+	place->dir = v->fd;
+	place->names = (struct held){.dev = v->dev, .ino = v->ino};
+	if (slash == NULL)
+		return 0;
+	struct stat st;
+	*slash = '\0';
+	place->dir = open_beneath(v->fd, text, O_PATH | O_DIRECTORY);
+	if (place->dir < 0)
+		return cannot_open(e, errno, "directory");
+	if (fstat(place->dir, &st) != 0) {
+		int rc = errno;
+		(void)close(place->dir);
+		return error_sys(e, 0, rc, "fstat");
+	}
+	place->names = (struct held){.dev = st.st_dev, .ino = st.st_ino};
+	return 0;
+}
+
+static void leave_place(const struct place *place, const struct volume *v)
+{
+	if (place->dir != v->fd)
+		(void)close(place->dir);
+}
+
+int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
+		struct pmemset_error *e)
+{
+	*s = (struct source){.dir = -1, .mode = mode & 0777};
+	struct place place = {.dir = -1};
+	int rc = find_place(&place, v, path, length, e);
+	if (rc != 0)
+		return rc;
+	memcpy(s->name, place.name, strlen(place.name) + 1);
+	hold_names(&place.names);
+	rc = open_in(s, place.dir, create, e);
+	release_names(&place.names);
+	leave_place(&place, v);
 	if (rc != 0)
 		source_close(s);
 	return rc;
@@ -344,15 +365,33 @@ void source_medium_of_new(const struct source *s, struct medium *m)
 	medium_of_new(s->dir, m);
 }
 
+#define INTENT_ATTRIBUTE "user.pmemset.intent"
+#define INTENT_CREATED "%016" PRIx64
+#define INTENT_REPLACES INTENT_CREATED " replaces"
+#define INTENT_TEXT_SIZE 32
+
+/* Where the file system keeps no such attributes, or none of a file that may not be written to, it stays without. errno. */
+static int mark(const struct source *s, int fd)
+{
+	char text[INTENT_TEXT_SIZE];
+	(void)(s->replaces ? snprintf(text, sizeof(text), INTENT_REPLACES, s->intent)
+			   : snprintf(text, sizeof(text), INTENT_CREATED, s->intent));
+	if (s->intent == 0 || fsetxattr(fd, INTENT_ATTRIBUTE, text, strlen(text), 0) == 0)
+		return 0;
+	return errno == EOPNOTSUPP || errno == ENOSYS || errno == EPERM || errno == EACCES ? 0 : errno;
+}
+
 int source_make(struct source *s, struct pmemset_error *e)
 {
-	int fd = open_new(s->dir, s->mode, s->working);
+	int fd = open_new(s->dir, s->mode, s->intent, s->working);
 	if (fd < 0)
 		return error_sys(e, 0, errno, "cannot create the file: %s", strerror(errno));
-	if (s->replaces && (fchown(fd, s->uid, s->gid) != 0 || fchmod(fd, s->mode) != 0)) {
-		int why = errno;
+	int why = mark(s, fd);
+	if (why == 0 && s->replaces && (fchown(fd, s->uid, s->gid) != 0 || fchmod(fd, s->mode) != 0))
+		why = errno;
+	if (why != 0) {
 		(void)close(fd);
-		return error_sys(e, 0, why, "cannot give the file its owner and mode: %s", strerror(why));
+		return error_sys(e, 0, why, "cannot give the file its owner, mode and intent: %s", strerror(why));
 	}
 	int rc = file_open(fd, &s->file, e);
 	if (rc == 0)
@@ -415,7 +454,7 @@ static int name_instead(struct source *s, bool *kept)
 		return EBUSY;
 	if (s->working[0] == '\0') {
 		char name[SOURCE_NAME_SIZE];
-		own_name(name);
+		own_name(name, s->intent);
 		if ((rc = link_as(s, name)) != 0)
 			return rc;
 		memcpy(s->working, name, sizeof(name));
@@ -467,6 +506,94 @@ int source_publish(struct source *s, struct pmemset_error *e)
 	if (rc == EEXIST)
 		e->reason = PMEMSET_REASON_SOURCE_EXISTS;
 	else if (rc == EBUSY)
+		e->reason = PMEMSET_REASON_SOURCE_IN_USE;
+	return e->code;
+}
+
+/* ---- what was made, and not written down ---- */
+
+/* What a name of the directory leads to. */
+struct found {
+	bool there;    /* a regular file */
+	bool created;  /* with that intent */
+	bool replaces; /* the same, in the place of another */
+	dev_t dev;
+	ino_t ino;
+};
+
+static int look_at(int dir, const char *name, uint64_t intent, struct found *found)
+{
+	char path[40];
+	char text[INTENT_TEXT_SIZE];
+	char wanted[INTENT_TEXT_SIZE];
+	struct stat st;
+	*found = (struct found){0};
+	int fd = open_beneath(dir, name, O_PATH);
+	if (fd < 0)
+		return errno == ENOENT || errno == ELOOP || errno == EXDEV ? 0 : errno; /* a link, or a mount, is none of ours */
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+		/* What may only be looked through has no attributes of its own to ask for. */
+		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ssize_t n = getxattr(path, INTENT_ATTRIBUTE, text, sizeof(text) - 1);
+		text[n > 0 ? n : 0] = '\0';
+		*found = (struct found){.there = true, .dev = st.st_dev, .ino = st.st_ino};
+		(void)snprintf(wanted, sizeof(wanted), INTENT_CREATED, intent);
+		found->created = strcmp(text, wanted) == 0;
+		(void)snprintf(wanted, sizeof(wanted), INTENT_REPLACES, intent);
+		found->replaces = strcmp(text, wanted) == 0;
+	}
+	(void)close(fd);
+	return 0;
+}
+
+/* dir: open for reading. errno. */
+static int undo_in(int dir, const char *name, uint64_t intent)
+{
+	char own[SOURCE_NAME_SIZE];
+	struct found file;
+	struct found beside;
+	own_name(own, intent);
+	int rc = look_at(dir, name, intent, &file);
+	if (rc == 0)
+		rc = look_at(dir, own, intent, &beside);
+	if (rc != 0)
+		return rc;
+	bool has_file = file.created || file.replaces;
+	bool has_beside = beside.created || beside.replaces;
+	if ((has_file && file_is_open(file.dev, file.ino)) || (has_beside && file_is_open(beside.dev, beside.ino)))
+		return EBUSY;
+	/* Not exchanged yet: the old one, or none, has the name. */
+	if (has_beside && unlinkat(dir, own, 0) != 0)
+		return errno;
+	/* Exchanged: the old one has ours. Where it is gone, the new one stays, for there is nothing else. */
+	if (file.replaces && beside.there && !has_beside)
+		rc = renameat(dir, own, dir, name) == 0 ? 0 : errno;
+	else if (file.created)
+		rc = unlinkat(dir, name, 0) == 0 ? 0 : errno;
+	return rc ? rc : file_sync(dir);
+}
+
+int source_undo(const struct volume *v, const char *path, size_t length, uint64_t intent, struct pmemset_error *e)
+{
+	struct place place = {.dir = -1};
+	int rc = find_place(&place, v, path, length, e);
+	if (rc == PMEMSET_E_INVALID_SOURCE_PATH) /* no directory */
+		return 0;
+	if (rc != 0)
+		return rc;
+	int dir = reopen(place.dir, O_RDONLY | O_DIRECTORY);
+	int why = dir < 0 ? errno : 0;
+	leave_place(&place, v);
+	if (dir >= 0) {
+		hold_names(&place.names);
+		why = undo_in(dir, place.name, intent);
+		release_names(&place.names);
+		(void)close(dir);
+	}
+	if (why == 0)
+		return 0;
+	error_sys(e, 0, why, "cannot take back what was made: %s", strerror(why));
+	if (why == EBUSY)
 		e->reason = PMEMSET_REASON_SOURCE_IN_USE;
 	return e->code;
 }
@@ -691,7 +818,7 @@ int pmemset_source_from_temporary(struct pmemset_source **src, const char *dir)
 	int fd = -1;
 	if (rc == 0) {
 		char name[SOURCE_NAME_SIZE];
-		fd = open_new(above, 0600, name);
+		fd = open_new(above, 0600, 0, name);
 		int why = errno;
 		if (fd >= 0 && name[0] != '\0')
 			(void)unlinkat(above, name, 0);

@@ -10,6 +10,9 @@
  * is complete; there, the two change names by way of one of our own (.pmemset-...), so a crash in this moment can leave the old file, or
  * the new one, under that name beside the other. Where the file system knows no files without a name, the new one has such a name of our
  * own from the beginning, and a crash can leave it.
+ *
+ * A caller that means to write down what it has made gives the file a number before that, its intent. The file carries it, in an extended
+ * attribute that it has before its name, and our own name is made of it: so what a crash has left can be told from everybody else's files.
  */
 #ifndef PMEMSET_SOURCE_H
 #define PMEMSET_SOURCE_H 1
@@ -42,6 +45,7 @@ struct source {
 	uint64_t size;	   /* bytes that a part may lie in without growth; 0 for a file that is to be made */
 	bool makes;	   /* a file is to be made */
 	bool replaces;	   /* ... in place of one that is there */
+	uint64_t intent;   /* the caller's to set before the file is made; 0: none */
 	mode_t mode;
 	uid_t uid; /* replaces: as the old one's */
 	gid_t gid;
@@ -69,6 +73,10 @@ int source_make(struct source *s, struct pmemset_error *e);
  * exchange names, and the directory cannot be synced. Then it stays, whole, for the old one is gone.
  */
 int source_publish(struct source *s, struct pmemset_error *e);
+/*
+ * Take back what was made of the path with that intent: see ffi_intent_undo. -EACCES with PATH_NOT_ALLOWED; -EBUSY with SOURCE_IN_USE; -errno.
+ */
+int source_undo(const struct volume *v, const char *path, size_t length, uint64_t intent, struct pmemset_error *e);
 /* End it; what was made and not published is removed. The file stays open as long as somebody holds it. */
 void source_close(struct source *s);
 

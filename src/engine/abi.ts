@@ -162,6 +162,7 @@ export interface PartSpecFields {
   mode: number
   grow: number
   reserved: number
+  intent: U64
 }
 
 export interface PartFields {
@@ -219,7 +220,7 @@ export const STRUCTS = {
   probe: new Struct<ProbeFields>({ size: u64, alignment: u64, exists: u32, granularity: u32, persistence: u32, map_sync: u32, reason: text(TEXT_SIZE) }),
   setSpec: new Struct<SetSpecFields>({ window_size: u64, parts_max: u64, window_addr: u64, required_granularity: u32, coalescing: u32, granularity: u32, reserved: u32 }),
   setInfo: new Struct<SetInfoFields>({ window_addr: u64, window_size: u64, part_count: u64, map_count: u64, mapped_bytes: u64, granularity: u32, coalescing: u32, degraded: u32, reserved: u32 }),
-  partSpec: new Struct<PartSpecFields>({ volume: u64, offset: u64, length: u64, cookie: u64, keep_free: u64, create: u32, mode: u32, grow: u32, reserved: u32 }),
+  partSpec: new Struct<PartSpecFields>({ volume: u64, offset: u64, length: u64, cookie: u64, keep_free: u64, create: u32, mode: u32, grow: u32, reserved: u32, intent: u64 }),
   part: new Struct<PartFields>({ addr: u64, length: u64, offset: u64, cookie: u64, map_addr: u64, map_size: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, coalesced: u32, created: u32, degraded: u32, identity: text(IDENTITY_SIZE) }),
   restoreFile: new Struct<RestoreFileFields>({ volume: u64, path_at: u64, path_length: u32, adopt: u32, identity: text(IDENTITY_SIZE) }),
   written: new Struct<WrittenFields>({ bytes: u64, durability: u32, granularity: u32, persistence: u32, simulated: u32 }),
@@ -248,6 +249,7 @@ export interface Functions {
   ffi_set_coalescing: Native<[set: number, coalescing: number, err: Buffer]>
   ffi_set_delete: Native<[set: number, err: Buffer]>
   ffi_part_map: Native<[set: number, spec: Buffer, path: Buffer, pathLength: number, part: Buffer, err: Buffer]>
+  ffi_intent_undo: Native<[volume: number, path: Buffer, length: number, intent: bigint, err: Buffer]>
   ffi_restore: Native<[set: number, files: Buffer, fileCount: number, names: Buffer, namesSize: number, parts: Buffer, count: number, err: Buffer]>
   ffi_release: Native<[set: number, addr: bigint, length: number, err: Buffer]>
   ffi_lookup: Native<[set: number, addr: bigint, span: BigUint64Array]>
@@ -268,6 +270,11 @@ export interface Functions {
   ffi_failures: Native<[set: number, rows: BigUint64Array, max: number]>
   ffi_failure_ranges: Native<[set: number, failure: number, ranges: BigUint64Array, max: number]>
   ffi_acknowledge: Native<[set: number, failure: number, recovery: number, err: Buffer]>
+  ffi_fail: Native<[set: number, at: number, errno: number, ranges: BigUint64Array, count: number, err: Buffer]>
+  ffi_state_check: Native<[directory: string, err: Buffer]>
+  ffi_lock: Native<[path: string, lock: BigUint64Array, err: Buffer]>
+  ffi_unlock: Native<[lock: number]>
+  ffi_allocate: Native<[path: string, size: number, err: Buffer]>
 }
 
 const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> = {
@@ -284,6 +291,7 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_set_coalescing: ['int', u64, u32, 'void *'],
   ffi_set_delete: ['int', u64, 'void *'],
   ffi_part_map: ['int', u64, 'void *', 'void *', u32, 'void *', 'void *'],
+  ffi_intent_undo: ['int', u64, 'void *', u32, u64, 'void *'],
   ffi_restore: ['int', u64, 'void *', u64, 'void *', u64, 'void *', u64, 'void *'],
   ffi_release: ['int', u64, u64, u64, 'void *'],
   ffi_lookup: ['int', u64, u64, 'void *'],
@@ -303,7 +311,12 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_drain: ['int', u64, 'void *', 'void *'],
   ffi_failures: ['int64_t', u64, 'void *', u64],
   ffi_failure_ranges: ['int64_t', u64, u64, 'void *', u64],
-  ffi_acknowledge: ['int', u64, u64, u32, 'void *']
+  ffi_acknowledge: ['int', u64, u64, u32, 'void *'],
+  ffi_fail: ['int', u64, u64, i32, 'void *', u64, 'void *'],
+  ffi_state_check: ['int', 'const char *', 'void *'],
+  ffi_lock: ['int', 'const char *', 'void *', 'void *'],
+  ffi_unlock: ['int', u64],
+  ffi_allocate: ['int', 'const char *', u64, 'void *']
 }
 
 /** The library is another one than this file was written for. */

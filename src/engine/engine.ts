@@ -112,6 +112,8 @@ export interface PartSpec {
   create: Create
   mode: number
   grow: boolean
+  /** A file that is created carries this number, for `undoIntent`; drawn at random, and never used for anything else. */
+  intent?: bigint | undefined
 }
 
 export interface MappedPart {
@@ -261,6 +263,11 @@ function checkAddress (addr: bigint): bigint {
   return addr
 }
 
+function checkWord (value: bigint): bigint {
+  if (value < 0n || value >= 1n << 64n) throw new RangeError(`${value} is not a word`)
+  return value
+}
+
 function nameAt<T extends string> (names: readonly T[], index: number): T {
   const name = names[index]
   if (name === undefined) throw new RangeError(`the engine gave ${index}, which is none of ${names.join(', ')}`)
@@ -299,6 +306,12 @@ function rangeAt (rows: BigUint64Array, index: number): Range {
 
 function rowsOf<T> (count: bigint | undefined, read: (row: number) => T): T[] {
   return Array.from({ length: Number(count ?? 0n) }, (_, row) => read(row))
+}
+
+function rangeRows (ranges: ReadonlyArray<{ addr: bigint, length: number }>): BigUint64Array {
+  const rows = new BigUint64Array(ranges.length * 2)
+  ranges.forEach(({ addr, length }, i) => { rows.set([checkAddress(addr), BigInt(checkLength(length))], i * 2) })
+  return rows
 }
 
 function errorFrom (err: Buffer): EngineError {
@@ -533,7 +546,8 @@ export class Engine {
       create: CREATES.indexOf(spec.create),
       mode: spec.mode,
       grow: spec.grow ? 1 : 0,
-      reserved: 0
+      reserved: 0,
+      intent: checkWord(spec.intent ?? 0n)
     })
     const { bytes, length } = encodePath(spec.path)
     if (await timed({ operation: 'part_map' }, callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err)) !== 0) throwFrom(err)
@@ -551,6 +565,13 @@ export class Engine {
       degraded: part.degraded !== 0,
       identity: part.identity
     }
+  }
+
+  /** Takes back what a mapPart of that intent has made of the path, unless it is nothing: for who died before it could write it down. */
+  async undoIntent (volume: Handle, path: string, intent: bigint): Promise<void> {
+    const err = STRUCTS.error.blank()
+    const { bytes, length } = encodePath(path)
+    if (await timed({ operation: 'intent_undo' }, callAsync(this.#call.ffi_intent_undo, volume, bytes, length, checkWord(intent), err)) !== 0) throwFrom(err)
   }
 
   /** Maps parts of an earlier life again, each where it was, in the order of their cookies. Each has an outcome of its own. */
@@ -785,8 +806,7 @@ export class Engine {
 
   /** Makes ranges durable; all are checked before the first is flushed. */
   async persist (set: Handle, ranges: ReadonlyArray<{ addr: bigint, length: number }>, durability: Exclude<Durability, 'none'>): Promise<Written> {
-    const rows = new BigUint64Array(ranges.length * 2)
-    ranges.forEach(({ addr, length }, i) => rows.set([checkAddress(addr), BigInt(checkLength(length))], i * 2))
+    const rows = rangeRows(ranges)
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
     const code = await timed({ operation: 'persist', durability }, callAsync(this.#call.ffi_persist, set, rows, ranges.length, DURABILITIES.indexOf(durability), memory, err))
@@ -819,10 +839,39 @@ export class Engine {
     return Array.from({ length: count }, (_, row) => ({ addr: word(rows, row * 2), length: Number(word(rows, row * 2 + 1)) }))
   }
 
+  /** A failure that is known of from an earlier life: the files of these ranges are degraded by it, and the ranges are in doubt. */
+  async fail (set: Handle, failure: Omit<FailedFlush, 'id'>, ranges: ReadonlyArray<{ addr: bigint, length: number }>): Promise<void> {
+    const rows = rangeRows(ranges)
+    const err = STRUCTS.error.blank()
+    if (await timed({ operation: 'fail' }, callAsync(this.#call.ffi_fail, set, checkLength(failure.at), failure.errno, rows, ranges.length, err)) !== 0) throwFrom(err)
+  }
+
   /** Deals with a failure, for every set that maps the file. */
   async acknowledge (set: Handle, failure: number, recovery: Recovery): Promise<void> {
     const err = STRUCTS.error.blank()
     if (await timed({ operation: 'acknowledge' }, callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err)) !== 0) throwFrom(err)
+  }
+
+  /** Throws (ENOTSUP) where what is flushed in the directory may not stay, or locks not hold. */
+  checkState (directory: string): void {
+    if (this.#call.ffi_state_check(directory, this.#err) !== 0) throwFrom(this.#err)
+  }
+
+  /** Takes a file, which is made where there is none, until it is unlocked or the process ends. EAGAIN: `value` is the process that has it. */
+  lock (path: string): Handle {
+    if (this.#call.ffi_lock(path, this.#out, this.#err) !== 0) throwFrom(this.#err)
+    return exact(word(this.#out, 0))
+  }
+
+  unlock (lock: Handle): void {
+    const code = this.#call.ffi_unlock(lock)
+    if (code !== 0) throwCode(code, 'unlocking')
+  }
+
+  /** Has space set aside for the first bytes of a file, whose size stays as it is. */
+  async allocate (path: string, size: number): Promise<void> {
+    const err = STRUCTS.error.blank()
+    if (await timed({ operation: 'allocate' }, callAsync(this.#call.ffi_allocate, path, checkLength(size), err)) !== 0) throwFrom(err)
   }
 }
 

@@ -503,6 +503,7 @@ static void part_map(void)
 			.create = take(1) % 16 ? (uint32_t)take(1) % 4 : (uint32_t)take(4),
 			.mode = take(1) % 8 ? 0644 : (uint32_t)take(4),
 			.grow = (uint32_t)take(1) % 2};
+	spec.intent = spec.cookie % 4; /* some of them the same */
 	uint32_t size;
 	char *path = some_path(&size);
 	struct ffi_part part;
@@ -1014,7 +1015,55 @@ static void release(void)
 	check_set(set);
 }
 
+static void intent_undo(void)
+{
+	uint64_t volume = some_handle(VOLUME);
+	uint64_t intent = take(1) % 8 ? take(1) % 4 : number();
+	uint32_t size;
+	char *path = some_path(&size);
+	int rc = ffi_intent_undo(volume, path, size, intent, begin("ffi_intent_undo"));
+	result(rc, live(volume, VOLUME) != NULL);
+	free(path);
+}
+
+/* Paths are the operator's, so there is little to try. */
+static void state_directory(void)
+{
+	static const char *const paths[] = {"", "lock", "none/lock", "d", "fifo", "link"};
+	uint64_t lock = 1;
+	uint64_t again = 1;
+	uint64_t size = length();
+	const char *path = below(paths[take(1) % (sizeof(paths) / sizeof(paths[0]))]);
+	int rc = ffi_lock(path, &lock, begin("ffi_lock"));
+	result(rc, true);
+	REQUIRE((rc == 0) == (lock != 0));
+	if (rc == 0) {
+		REQUIRE(ffi_lock(path, &again, begin("ffi_lock, again")) == -EAGAIN && err.value == (uint64_t)getpid() && again == 0);
+		rc = ffi_allocate(path, size < FILE_SIZE_MAX ? size : 0, begin("ffi_allocate"));
+		result(rc, true);
+		REQUIRE(ffi_unpin(lock) == -EBADF && ffi_unlock(lock) == 0);
+	}
+	REQUIRE(ffi_unlock(lock) == -EBADF);
+	rc = ffi_state_check(path, begin("ffi_state_check"));
+	result(rc, true);
+	REQUIRE(rc != 0); /* it is in memory, if it is there */
+}
+
 /* ---- failures: a file system in memory has none ---- */
+
+/* One of an earlier life, and dealt with at once: what it does to the rest is a test's of its own. */
+static void remembered_failure(uint64_t set, bool known_set)
+{
+	uint64_t range[2] = {address(), length()};
+	int32_t why = take(1) % 8 ? EIO : (int32_t)take(4);
+	uint64_t row[3];
+	int rc = ffi_fail(set, 1, why, range, 1, begin("ffi_fail"));
+	result(rc, known_set);
+	for (int64_t n = rc == 0 ? ffi_failures(set, row, 1) : 0; n > 0; n = ffi_failures(set, row, 1)) {
+		REQUIRE(row[1] == 1 && row[2] == (uint64_t)why);
+		REQUIRE(ffi_acknowledge(set, row[0], FFI_RECOVERY_REWRITE, begin("ffi_acknowledge, of what was remembered")) == 0);
+	}
+}
 
 static void failures(void)
 {
@@ -1031,6 +1080,7 @@ static void failures(void)
 	int rc = ffi_acknowledge(set, failure, recovery, begin("ffi_acknowledge"));
 	result(rc, known_set);
 	REQUIRE(rc == (recovery > FFI_RECOVERY_DISCARD ? -EINVAL : known_set ? -ENOENT : -EBADF));
+	remembered_failure(set, known_set);
 }
 
 static void about(void)
@@ -1082,7 +1132,8 @@ static void list_parts(void)
 static void (*const calls[])(void) = {set_new, set_new, set_delete, set_info, set_coalescing, volume_open, volume_close, volume_info, probe,
 		lookup, list_maps, list_maps, list_parts, removal, removal, removal, pin, unpin, read_bytes, read_bytes, write_bytes,
 		write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map, part_map,
-		write_many, batch, batch, batch, failures, check_memory, write_pieces, set_new_again, restoration, restoration, release};
+		write_many, batch, batch, batch, failures, check_memory, write_pieces, set_new_again, restoration, restoration, release,
+		intent_undo, state_directory};
 
 /* ---- before and after ---- */
 

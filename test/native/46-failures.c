@@ -713,6 +713,117 @@ static void a_crowd(void **state)
 	close_disk(&d);
 }
 
+/* ---- of an earlier life ---- */
+
+#define LONG_AGO UINT64_C(1500000000000)
+
+static void the_failure_is(uint64_t set, uint64_t at, uint64_t why, uint64_t *id)
+{
+	uint64_t rows[6];
+	must_be(ffi_failures(set, rows, 2), 1, "failures", __FILE__, __LINE__);
+	assert_int_equal(rows[1], at);
+	assert_int_equal(rows[2], why);
+	*id = rows[0];
+}
+
+static void remembered(void **state)
+{
+	struct place *p = here(state);
+	make_file(p, "a", 8 * PAGE, 1);
+	make_file(p, "b", 8 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_FULL, 2 * MIB);
+	uint64_t twin = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	uint64_t addr = add(set, p, "a", 0, 4);
+	(void)add(set, p, "b", 0, 4);
+	uint64_t beside = add(twin, p, "a", 2, 4);
+	uint64_t row[3];
+	char *before = world(set, p);
+	fails(ffi_fail(set, LONG_AGO, 0, (uint64_t[]){addr, PAGE}, 1, &err), -EINVAL);
+	fails(ffi_fail(set, LONG_AGO, -EIO, (uint64_t[]){addr, PAGE}, 1, &err), -EINVAL);
+	fails(ffi_fail(set, LONG_AGO, EIO, (uint64_t[]){addr, PAGE, addr, 0}, 2, &err), PMEMSET_E_LENGTH_OUT_OF_RANGE);
+	fails(ffi_fail(set, LONG_AGO, EIO, (uint64_t[]){addr, PAGE, UINT64_MAX, 2}, 2, &err), PMEMSET_E_LENGTH_OUT_OF_RANGE);
+	fails(ffi_fail(set, LONG_AGO, EIO, (uint64_t[]){addr + MIB, PAGE}, 1, &err), PMEMSET_E_CANNOT_FIND_PART_MAP);
+	fails(ffi_fail(~set, LONG_AGO, EIO, (uint64_t[]){addr, PAGE}, 1, &err), -EBADF);
+	same_world(before, set, p);
+	must_be(ffi_failures(set, row, 1), 0, "failures", __FILE__, __LINE__);
+
+	/* A byte of the second page, and from the fourth on into the other file's part. */
+	must(ffi_fail(set, LONG_AGO, EIO, (uint64_t[]){addr + PAGE + 5, 1, addr + 3 * PAGE, 2 * PAGE}, 2, &err));
+	uint64_t rows[6];
+	must_be(ffi_failures(set, rows, 2), 2, "failures", __FILE__, __LINE__);
+	assert_int_not_equal(rows[0], rows[3]);
+	assert_int_equal(info_of(set).degraded, 1);
+	assert_int_equal(info_of(twin).degraded, 1);
+	in_doubt(set, rows[0], addr, ".x.x....");
+	in_doubt(set, rows[3], addr, "....x...");
+	uint64_t id;
+	the_failure_is(twin, LONG_AGO, EIO, &id);
+	assert_int_equal(id, rows[0]);
+	in_doubt(twin, id, beside, ".x..");
+	fails_with(store(set, addr, 'n', 1, FFI_DURABILITY_PERSISTED), PMEMSET_REASON_DEGRADED);
+	fails_with(remove_range(set, addr, PAGE), PMEMSET_REASON_DEGRADED);
+
+	/* It has failed already: more is in doubt, and it is the same failure. */
+	must(ffi_fail(twin, LONG_AGO + 1, ENOSPC, (uint64_t[]){beside + 2 * PAGE, PAGE}, 1, &err));
+	the_failure_is(twin, LONG_AGO, EIO, &id);
+	assert_int_equal(id, rows[0]);
+	in_doubt(twin, id, beside, ".xx.");
+
+	must(ffi_acknowledge(twin, id, FFI_RECOVERY_REWRITE, &err));
+	/* What is in memory only cannot be dropped. */
+	must(ffi_acknowledge(set, rows[3], p == &places[0] ? FFI_RECOVERY_REWRITE : FFI_RECOVERY_DISCARD, &err));
+	assert_int_equal(info_of(set).degraded + info_of(twin).degraded, 0);
+	must(store(set, addr, 'w', 1, FFI_DURABILITY_PERSISTED));
+	delete_set(set);
+	delete_set(twin);
+	/* The next life of the file begins without it. */
+	set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	(void)add(set, p, "a", 0, 4);
+	assert_int_equal(info_of(set).degraded, 0);
+	delete_set(set);
+}
+
+struct reminder {
+	uint64_t set, addr;
+	atomic_bool stop;
+};
+
+static void *remind(void *arg)
+{
+	struct reminder *r = arg;
+	for (uint64_t i = 0; !atomic_load(&r->stop); i++)
+		if (ffi_fail(r->set, LONG_AGO, EIO, (uint64_t[]){r->addr + i % 4 * PAGE, PAGE}, 1, NULL) != 0)
+			return (void *)1;
+	return NULL;
+}
+
+/* While it is dealt with, and while there are flushes: none is forgotten. */
+static void remembered_meanwhile(void **state)
+{
+	struct place *p = here(state);
+	make_file(p, "a", 4 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
+	struct reminder r = {.set = set, .addr = add(set, p, "a", 0, 4)};
+	pthread_t thread;
+	void *result;
+	uint64_t row[3];
+	assert_int_equal(pthread_create(&thread, NULL, remind, &r), 0);
+	for (unsigned i = 0; i < 200; i++) {
+		(void)store(set, r.addr, 'x', 1, FFI_DURABILITY_PERSISTED);
+		if (ffi_failures(set, row, 1) == 1)
+			(void)ffi_acknowledge(set, row[0], FFI_RECOVERY_REWRITE, &err);
+	}
+	atomic_store(&r.stop, true);
+	assert_int_equal(pthread_join(thread, &result), 0);
+	assert_null(result);
+	/* One last, that nobody has dealt with. */
+	must(ffi_fail(set, LONG_AGO, EIO, (uint64_t[]){r.addr + 3 * PAGE, 1}, 1, &err));
+	assert_int_equal(ffi_failures(set, row, 1), 1);
+	must(ffi_acknowledge(set, row[0], FFI_RECOVERY_REWRITE, &err));
+	must(persist(set, r.addr, 4 * PAGE));
+	delete_set(set);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -730,6 +841,8 @@ int main(void)
 			{"discard_that_another_process_prevents", discard_that_another_process_prevents, scene_enter, scene_leave,
 					&places[0]},
 			{"told_of_late", told_of_late, scene_enter, scene_leave, &places[0]},
+			ON_EACH(remembered),
+			ON_EACH(remembered_meanwhile),
 			{"a_crowd", a_crowd, scene_enter, scene_leave, &places[0]},
 	};
 	return RUN("failures", tests, FFI_GRANULARITY_UNSET);

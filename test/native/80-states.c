@@ -160,6 +160,36 @@ static int64_t drain(const struct stage *s)
 	return ffi_drain(s->set, &w, &err);
 }
 
+static int64_t restore(const struct stage *s)
+{
+	struct ffi_restore_file file = {.volume = s->place->volume, .path_length = 1};
+	struct ffi_restore_part part = {.length = PAGE, .cookie = 1, .addr = s->addr + 16 * PAGE};
+	int rc = ffi_restore(s->set, &file, 1, "a", 1, &part, 1, &err);
+	return rc ? rc : part.code;
+}
+
+static int64_t restore_there(const struct stage *s)
+{
+	struct ffi_restore_file file = {.volume = s->place->volume, .path_length = 1};
+	struct ffi_restore_part part = {.length = PAGE, .cookie = 1, .addr = s->addr};
+	int rc = ffi_restore(s->set, &file, 1, "a", 1, &part, 1, &err);
+	return rc ? rc : part.code;
+}
+
+static int64_t release(const struct stage *s)
+{
+	return ffi_release(s->set, s->addr, 2 * PAGE, &err);
+}
+
+static int64_t fail_of_old(const struct stage *s)
+{
+	uint64_t row[3];
+	int rc = ffi_fail(s->set, 1, EIO, (uint64_t[]){s->addr, PAGE}, 1, &err);
+	if (rc != 0)
+		return rc;
+	return ffi_failures(s->set, row, 1) == 1 ? ffi_acknowledge(s->set, row[0], FFI_RECOVERY_REWRITE, &err) : -1;
+}
+
 /* ---- the matrix ---- */
 
 #define NO_PART PMEMSET_E_NO_PART_MAPPED
@@ -167,6 +197,7 @@ static int64_t drain(const struct stage *s)
 #define TOO_LONG PMEMSET_E_LENGTH_OUT_OF_RANGE
 #define BAD_MODE PMEMSET_E_INVALID_COALESCING_VALUE
 #define NO_FILE PMEMSET_E_INVALID_SOURCE_PATH
+#define TAKEN PMEMSET_E_INVALID_PMEM2_MAP
 
 /* clang-format off */
 static const struct {
@@ -197,6 +228,10 @@ static const struct {
 		{"persist", persist_in,                        {NO_PART,   0,         NOT_THERE, -EBADF}},
 		{"persist, nothing", persist_nothing,          {NO_PART,   0,         0,         -EBADF}},
 		{"drain", drain,                               {NO_PART,   0,         0,         -EBADF}},
+		{"restore", restore,                           {0,         0,         0,         -EBADF}},
+		{"restore, there", restore_there,              {0,         TAKEN,     0,         -EBADF}},
+		{"release", release,                           {-ENOENT,   -ENOENT,   -ENOENT,   -EBADF}},
+		{"fail", fail_of_old,                          {NOT_THERE, 0,         NOT_THERE, -EBADF}},
 };
 /* clang-format on */
 
