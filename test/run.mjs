@@ -61,7 +61,7 @@ function sources (dir, pattern) {
 /* ---- lint ---- */
 
 async function lint () {
-  const c = ['native', 'test/native', 'test/fuzz', 'test/bench'].flatMap((dir) => sources(dir, /\.[ch]$/))
+  const c = ['native', 'test/native', 'test/dax', 'test/fuzz', 'test/bench'].flatMap((dir) => sources(dir, /\.[ch]$/))
   const translated = c.filter((file) => file.endsWith('.c'))
   // Layout differs from one release of clang-format to the next; the sources are laid out by this one.
   const layout = await run('clang-format', ['--version'])

@@ -215,6 +215,7 @@ export async function media ({ check }) {
   const booted = await check('media: boots, with two NVDIMMs for DAX, one without, virtio-pmem and a disk', async () => {
     machine = await Machine.boot({
       name: 'media',
+      modules: ['nfit', 'nd_pmem', 'virtio_pmem', 'virtio_blk', 'ext4', 'xfs'],
       nvdimms: [blank('dax.img', 128 * MIB), blank('xfs.img', 512 * MIB), blank('nodax.img', 128 * MIB)],
       virtioPmems: [blank('virtio.img', 128 * MIB)],
       disks: [blank('disk.img', 128 * MIB)]
@@ -223,14 +224,13 @@ export async function media ({ check }) {
   if (!booted) return
   try {
     const served = await check('media: file systems, and the service over them', async () => {
-      await machine.load('nfit', 'nd_pmem', 'virtio_pmem', 'virtio_blk', 'ext4', 'xfs')
       await machine.namespaces(3)
       await machine.mount('/dev/pmem0', 'dax', { options: 'dax', mkfs: '' })
       await machine.mount('/dev/pmem1', 'xfs', { type: 'xfs', options: 'dax=always', mkfs: '-m reflink=0' })
       await machine.mount('/dev/pmem2', 'nodax', { mkfs: '' })
       await machine.mount('/dev/pmem3', 'virtio', { options: 'dax', mkfs: '' })
       await machine.mount('/dev/vda', 'disk', { mkfs: '' })
-      await machine.serve(Object.keys(VOLUMES))
+      await machine.serve(Object.keys(VOLUMES), { bundled: false })
     })
     if (!served) return
     for (const [name, expected] of Object.entries(VOLUMES)) {
@@ -255,8 +255,7 @@ export async function byte ({ check }) {
   let machine
   try {
     const served = await check('byte: boots with nvdimm-persistence=cpu', async () => {
-      machine = await Machine.boot({ name: 'byte', nvdimms: [blank('dax.img', 128 * MIB)], cachesPersist: true })
-      await machine.load('nfit', 'nd_pmem', 'ext4')
+      machine = await Machine.boot({ name: 'byte', modules: ['nfit', 'nd_pmem', 'ext4'], nvdimms: [blank('dax.img', 128 * MIB)], cachesPersist: true })
       await machine.namespaces(1)
       await machine.mount('/dev/pmem0', 'dax', { options: 'dax', mkfs: '' })
       await machine.serve(['dax'])

@@ -8,11 +8,12 @@
  * A case that fails does not stop the ones behind it, but where its machine is gone.
  */
 import fs from 'node:fs'
+import { cuts } from './cuts.mjs'
 import { byte, media } from './media.mjs'
 import { prepare } from './machine.mjs'
 import { SetupError } from '../../src/setup.mjs'
 
-const PARTS = { media, byte }
+const PARTS = { media, byte, cuts }
 
 const totals = { passed: 0, failed: 0, skipped: 0 }
 
