@@ -2,7 +2,7 @@
 /*
  * npm run bench:native [-- N1 ...] [--pairs N] [--processes P] [--milliseconds M]
  *
- * Builds the engine as it is shipped, with its benchmark, and runs that: rows N1 to N4, each figure beside a peer that does the same
+ * Builds the engine as it is shipped, with its benchmark, and runs that: rows N1 to N5, each figure beside a peer that does the same
  * work in the same process.
  */
 import { spawnSync } from 'node:child_process'

@@ -2,7 +2,7 @@
 /*
  * bench.c -- bench [ROW ...] [--pairs N] [--processes P] [--milliseconds M] [--smoke]
  *
- * The table of rows N1 to N4. --smoke runs each row once with tiny sizes, and says only whether it works.
+ * The table of rows N1 to N5. --smoke runs each row once with tiny sizes, and says only whether it works.
  */
 #include "bench.h"
 
@@ -50,6 +50,7 @@ static const struct row {
 		{"N2", "map and remove a part of 2 MiB", n2},
 		{"N3", "durable copy at cache-line granularity", n3},
 		{"N4", "what a part costs in memory", n4},
+		{"N5", "parts restored at start (S2)", n5},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 

@@ -70,5 +70,6 @@ void n1(void);
 void n2(void);
 void n3(void);
 void n4(void);
+void n5(void);
 
 #endif
