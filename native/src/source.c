@@ -514,7 +514,8 @@ int source_publish(struct source *s, struct pmemset_error *e)
 
 /* What a name of the directory leads to. */
 struct found {
-	bool there;    /* a regular file */
+	bool there; /* a regular file */
+	bool empty;
 	bool created;  /* with that intent */
 	bool replaces; /* the same, in the place of another */
 	dev_t dev;
@@ -536,7 +537,7 @@ static int look_at(int dir, const char *name, uint64_t intent, struct found *fou
 		(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 		ssize_t n = getxattr(path, INTENT_ATTRIBUTE, text, sizeof(text) - 1);
 		text[n > 0 ? n : 0] = '\0';
-		*found = (struct found){.there = true, .dev = st.st_dev, .ino = st.st_ino};
+		*found = (struct found){.there = true, .empty = st.st_size == 0, .dev = st.st_dev, .ino = st.st_ino};
 		(void)snprintf(wanted, sizeof(wanted), INTENT_CREATED, intent);
 		found->created = strcmp(text, wanted) == 0;
 		(void)snprintf(wanted, sizeof(wanted), INTENT_REPLACES, intent);
@@ -562,8 +563,9 @@ static int undo_in(int dir, const char *name, uint64_t intent)
 	bool has_beside = beside.created || beside.replaces;
 	if ((has_file && file_is_open(file.dev, file.ino)) || (has_beside && file_is_open(beside.dev, beside.ino)))
 		return EBUSY;
-	/* Not exchanged yet: the old one, or none, has the name. */
-	if (has_beside && unlinkat(dir, own, 0) != 0)
+	/* Not exchanged yet: the old one, or none, has the name. Empty, it was just made, and had no time to be marked. */
+	bool was_made = beside.there && beside.empty && !file.replaces;
+	if ((has_beside || was_made) && unlinkat(dir, own, 0) != 0)
 		return errno;
 	/* Exchanged: the old one has ours. Where it is gone, the new one stays, for there is nothing else. */
 	if (file.replaces && beside.there && !has_beside)

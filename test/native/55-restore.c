@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -515,6 +517,146 @@ static void removals_pass_over(void **state)
 	delete_set(set);
 }
 
+/* ---- limits, and a kernel that refuses ---- */
+
+static void limits(void **state)
+{
+	struct place *p = here(state);
+	struct record r = {0};
+	make_file(p, "a", 8 * PAGE, 1);
+	make_file(p, "w", 8 * MIB, 0);
+	uint64_t set = new_set(FFI_COALESCING_NONE, WINDOW);
+	for (uint64_t i = 0; i < 3; i++) /* apart, so that each costs two mappings but for the first */
+		(void)note(&r, set, p, "w", (struct ffi_part_spec){.offset = i * 2 * MIB + PAGE, .length = 2 * MIB});
+	delete_set(set);
+	/* A set's limit of parts is for new ones. */
+	const struct ffi_set_spec one = {.window_addr = r.info.window_addr,
+			.window_size = WINDOW,
+			.parts_max = 1,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
+	struct pmemset_error ignored;
+	struct ffi_part part;
+	must(ffi_set_new(&one, &set, &err));
+	must(restore_some(&r, set, 0, 2));
+	is_mapped(&r, 0);
+	is_mapped(&r, 1);
+	fails(map(set, p, "a", (struct ffi_part_spec){.length = PAGE}, &part), -ENOMEM);
+	assert_int_equal(err.reason, PMEMSET_REASON_LIMIT_PARTS);
+	/* That of the kernel's mappings is for all. */
+	int64_t taken = (int64_t)(mappings_max() - mappings_used());
+	must(mappings_take(taken, &err));
+	must(restore_some(&r, set, 2, 3));
+	is_kept(&r, 2, -ENOMEM, PMEMSET_REASON_LIMIT_MAPPINGS);
+	assert_int_equal(r.row[2].value, mappings_max());
+	must(mappings_take(-taken, &ignored));
+	must(restore_some(&r, set, 2, 3));
+	is_mapped(&r, 2);
+	delete_set(set);
+	assert_int_equal(mappings_used(), 0);
+}
+
+/* A mmap that fails late has torn the fence down; it stands again, and the parts beside it are mapped. */
+static void mmap_that_fails(void **state)
+{
+	struct place *p = here(state);
+	no_valgrind("does not know that a mmap that fails may tear a fence down, and refuses another one in its place");
+	struct record r = three_parts(p);
+	struct place sys = {.dir = "/sys/kernel/mm/transparent_hugepage"};
+	if (access(path_in(&sys, "enabled"), W_OK) != 0 || ffi_volume_open(sys.dir, &sys.volume, &err) != 0) {
+		print_message("no file of sysfs can be written to here\n");
+		skip();
+	}
+	uint64_t set;
+	must(new_set_at(&r, FFI_COALESCING_NONE, &set));
+	struct ffi_restore_file files[2] = {{.volume = p->volume, .path_length = 1},
+			{.volume = sys.volume, .path_at = 1, .path_length = 7}};
+	struct ffi_restore_part rows[3];
+	for (uint64_t i = 0; i < 3; i++)
+		rows[i] = (struct ffi_restore_part){.file = i % 2,
+				.length = PAGE,
+				.cookie = i + 1,
+				.addr = r.info.window_addr + i * PAGE,
+				.joins = 1};
+	must(ffi_restore(set, files, 2, "aenabled", 8, rows, 3, &err));
+	if (rows[1].code != -EROFS && rows[1].code != -EACCES) {
+		assert_int_equal(rows[1].code, PMEMSET_E_INVALID_PMEM2_MAP);
+		assert_int_equal(rows[1].sys_errno, ENODEV);
+	}
+	assert_int_equal(rows[1].kept, 1);
+	assert_int_equal(rows[0].code | rows[2].code, 0);
+	assert_int_equal(info_of(set).map_count, 2);
+	covered(rows[1].addr, PAGE, "---p");
+	covered(r.info.window_addr, r.info.window_size, NULL);
+	delete_set(set);
+	must(ffi_volume_close(sys.volume));
+}
+
+/* ---- at the same time ---- */
+
+struct reader {
+	uint64_t set;
+	const struct record *record;
+	atomic_bool stop;
+	_Atomic unsigned reads;
+};
+
+/* The first part is always there; the others come and go, and whoever finds one finds its bytes. */
+static void *read_all(void *arg)
+{
+	struct reader *r = arg;
+	while (!atomic_load(&r->stop)) {
+		for (uint64_t i = 0; i < r->record->count; i++) {
+			const struct ffi_part *part = &r->record->part[i];
+			unsigned char byte;
+			struct ffi_span span;
+			int rc = ffi_read(r->set, part->addr, &byte, 1, 0, NULL);
+			if (rc == 0 ? byte != byte_of(1, part->offset) : i == 0 || rc != PMEMSET_E_CANNOT_FIND_PART_MAP)
+				return (void *)1;
+			rc = ffi_lookup(r->set, part->addr, &span);
+			if (rc == 0 && (span.addr != part->addr || span.cookie != part->cookie))
+				return (void *)2;
+			atomic_fetch_add(&r->reads, 1);
+		}
+	}
+	return NULL;
+}
+
+static void read_meanwhile(void **state)
+{
+	struct place *p = here(state);
+	struct record r = {0};
+	make_file(p, "a", 40 * PAGE, 1);
+	uint64_t set = new_set(FFI_COALESCING_FULL, WINDOW);
+	for (uint64_t i = 0; i < 40; i++)
+		(void)page_of(&r, set, p, "a", i);
+	delete_set(set);
+	must(new_set_at(&r, FFI_COALESCING_FULL, &set));
+	must(restore_some(&r, set, 0, 1));
+	struct reader reader = {.set = set, .record = &r};
+	pthread_t threads[2];
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, read_all, &reader), 0);
+	for (uint64_t round = 0; round < scaled(300) || atomic_load(&reader.reads) < 100; round++) {
+		must(restore_some(&r, set, 1, r.count));
+		for (uint64_t i = 1; i < r.count; i++)
+			assert_int_equal(r.row[i].code, 0);
+		assert_int_equal(info_of(set).part_count, r.count);
+		int rc;
+		do
+			rc = remove_range(set, r.part[1].addr, (r.count - 1) * PAGE);
+		while (rc == PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP);
+		must(rc);
+	}
+	atomic_store(&reader.stop, true);
+	for (int i = 0; i < 2; i++) {
+		void *result;
+		assert_int_equal(pthread_join(threads[i], &result), 0);
+		assert_null(result);
+	}
+	delete_set(set);
+}
+
 /* ---- windows ---- */
 
 static void windows_that_are_taken(void **state)
@@ -742,6 +884,9 @@ int main(void)
 			ON_EACH(a_kept_range_is_let_go),
 			ON_EACH(a_set_of_kept_ranges_ends),
 			ON_EACH(removals_pass_over),
+			ON_EACH(limits),
+			ON_EACH(mmap_that_fails),
+			ON_EACH(read_meanwhile),
 			ONCE(windows_that_are_taken),
 			ON_EACH(calls_that_are_refused),
 			ON_EACH(rows_that_are_refused),

@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 
 #define INTENT UINT64_C(0x0123456789abcdef)
@@ -212,8 +214,162 @@ static void failures_leave_nothing(void **state)
 	delete_set(set);
 }
 
-int main(void)
+/* ---- a process that dies at each of its calls in turn ---- */
+
+/* How it is to be: of a file system that knows no files without a name, and none that exchanges names. */
+enum { NO_UNNAMED = 1, NO_EXCHANGE = 2, WAYS = 4 };
+#define DIED 42
+
+static int64_t calls_left = -1; /* until it dies; negative: it does not */
+static unsigned way;
+
+static void count_call(void)
 {
+	if (calls_left >= 0 && calls_left-- == 0)
+		_exit(DIED);
+}
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+#define WRAP(name, parameters, arguments) \
+	int __real_##name parameters; \
+	int __wrap_##name parameters; \
+	int __wrap_##name parameters \
+	{ \
+		count_call(); \
+		return __real_##name arguments; \
+	}
+WRAP(fsync, (int fd), (fd))
+WRAP(fdatasync, (int fd), (fd))
+WRAP(fallocate, (int fd, int mode, off_t offset, off_t size), (fd, mode, offset, size))
+WRAP(renameat, (int from, const char *old, int to, const char *name), (from, old, to, name))
+WRAP(linkat, (int from, const char *old, int to, const char *name, int flags), (from, old, to, name, flags))
+WRAP(unlinkat, (int dir, const char *name, int flags), (dir, name, flags))
+WRAP(fsetxattr, (int fd, const char *name, const void *value, size_t size, int flags), (fd, name, value, size, flags))
+WRAP(fchown, (int fd, uid_t uid, gid_t gid), (fd, uid, gid))
+
+int __real_openat(int dir, const char *path, int flags, mode_t mode);
+int __wrap_openat(int dir, const char *path, int flags, mode_t mode);
+int __real_renameat2(int from, const char *old, int to, const char *name, unsigned flags);
+int __wrap_renameat2(int from, const char *old, int to, const char *name, unsigned flags);
+
+int __wrap_openat(int dir, const char *path, int flags, mode_t mode)
+{
+	count_call();
+	if ((way & NO_UNNAMED) && (flags & O_TMPFILE) == O_TMPFILE) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	return __real_openat(dir, path, flags, mode);
+}
+
+int __wrap_renameat2(int from, const char *old, int to, const char *name, unsigned flags)
+{
+	count_call();
+	if ((way & NO_EXCHANGE) && flags != 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	return __real_renameat2(from, old, to, name, flags);
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
+
+/* arguments: directory, mode of creation, way, calls until it dies. The engine is this process's own. */
+static int die(char **arguments)
+{
+	struct ffi_engine_spec engine = {.simulate = FFI_GRANULARITY_UNSET};
+	const struct ffi_set_spec empty = {.window_size = 2 * MIB,
+			.required_granularity = FFI_GRANULARITY_PAGE,
+			.granularity = FFI_GRANULARITY_UNSET};
+	struct ffi_part_spec spec = {.length = 2 * PAGE, .cookie = 1, .mode = 0600, .intent = INTENT};
+	struct ffi_part part;
+	uint64_t set;
+	const char *arena_text = getenv("PMEMSET_TEST_ARENA");
+	if (arena_text != NULL) {
+		char *end;
+		engine.arena_base = strtoull(arena_text, &end, 0);
+		engine.arena_size = *end == ':' ? strtoull(end + 1, NULL, 0) : 0;
+	}
+	if (ffi_engine_start(&engine, &err) != 0 || ffi_volume_open(arguments[0], &spec.volume, &err) != 0 ||
+			ffi_set_new(&empty, &set, &err) != 0)
+		return 1;
+	spec.create = (uint32_t)strtoul(arguments[1], NULL, 10);
+	way = (unsigned)strtoul(arguments[2], NULL, 10);
+	calls_left = strtoll(arguments[3], NULL, 10);
+	int rc = ffi_part_map(set, &spec, "a", 1, &part, &err);
+	/* It lives on, but is killed before it could write down what it has made. */
+	_exit(rc == 0 ? 0 : 2);
+}
+
+/* How it ended. */
+static int run(const struct place *p, uint32_t create, unsigned in_which_way, unsigned calls)
+{
+	char texts[3][16];
+	(void)snprintf(texts[0], sizeof(texts[0]), "%u", create);
+	(void)snprintf(texts[1], sizeof(texts[1]), "%u", in_which_way);
+	(void)snprintf(texts[2], sizeof(texts[2]), "%u", calls);
+	char *const argv[] = {"/proc/self/exe", "die", (char *)p->dir, texts[0], texts[1], texts[2], NULL};
+	pid_t child;
+	int status = -1;
+	assert_int_equal(posix_spawn(&child, argv[0], NULL, NULL, argv, environ), 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == DIED));
+	return WEXITSTATUS(status);
+}
+
+/* Every time it is as if nothing had been; but a file that was replaced, for good, by one that is whole. */
+static void dies_at_each_call(const struct place *p, uint32_t create, unsigned in_which_way)
+{
+	bool replaces = create == FFI_CREATE_ALWAYS;
+	unsigned stayed = 0;
+	unsigned calls = 0;
+	int how;
+	do {
+		(void)unlink(path_in(p, "a"));
+		if (replaces)
+			make_file(p, "a", 5 * PAGE, 1);
+		char *before = world(0, p);
+		how = run(p, create, in_which_way, calls++);
+		must(undo(p, "a", INTENT));
+		assert_false(is_there(p, OWN_NAME));
+		if (replaces && file_size(p, "a") == 2 * PAGE) {
+			has_bytes_of(p, "a", 0);
+			carries(p, "a", REPLACES);
+			stayed++;
+			free(before);
+		} else {
+			same_world(before, 0, p);
+			/* Once the old one is gone, it does not come back. */
+			assert_int_equal(stayed, 0);
+		}
+	} while (how == DIED);
+	print_message("%u calls, after %u of which the new file stays\n", calls - 1, stayed);
+	assert_true(calls > 5 && (stayed > 0) == replaces);
+}
+
+static void dies_while_it_creates(void **state)
+{
+	struct place *p = here(state);
+	no_valgrind("does not follow the program to its children");
+	if (!knows_attributes(p))
+		skip();
+	for (unsigned w = 0; w < WAYS; w++)
+		dies_at_each_call(p, FFI_CREATE_IF_NEEDED, w);
+}
+
+static void dies_while_it_replaces(void **state)
+{
+	struct place *p = here(state);
+	no_valgrind("does not follow the program to its children");
+	if (!knows_attributes(p))
+		skip();
+	for (unsigned w = 0; w < WAYS; w++)
+		dies_at_each_call(p, FFI_CREATE_ALWAYS, w);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 6 && strcmp(argv[1], "die") == 0)
+		return die(&argv[2]);
 	const struct CMUnitTest tests[] = {
 			ON_EACH(created_and_undone),
 			ON_EACH(refusals),
@@ -221,6 +377,8 @@ int main(void)
 			ON_EACH(replaced_and_done),
 			ON_EACH(replaced_half_way),
 			ON_EACH(failures_leave_nothing),
+			ON_EACH(dies_while_it_creates),
+			ON_EACH(dies_while_it_replaces),
 	};
 	return RUN("intent", tests, FFI_GRANULARITY_UNSET);
 }

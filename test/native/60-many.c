@@ -344,6 +344,13 @@ static void a_range_that_is_lost(void **state)
 	struct ffi_span rows[4];
 	assert_int_equal(ffi_maps(set, base, 0, rows, 4), 2);
 	assert_int_equal(rows[1].map_addr, base + 2 * PAGE);
+	/* It is no range that was kept for a part. */
+	fails(ffi_release(set, base + PAGE, PAGE, &err), -ENOENT);
+	struct ffi_restore_file file = {.volume = p->volume, .path_length = 1};
+	struct ffi_restore_part again = {.length = PAGE, .cookie = 1, .addr = base + PAGE};
+	must(ffi_restore(set, &file, 1, "a", 1, &again, 1, &err));
+	assert_int_equal(again.cause, PMEM2_E_MAPPING_EXISTS);
+	assert_int_equal(again.kept, 0);
 	/* Nothing is mapped over it, not by this set and not by one that comes after it. */
 	assert_int_equal(one_page(set, p, 0).addr, base + 3 * PAGE);
 	delete_set(set);

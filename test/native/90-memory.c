@@ -242,6 +242,67 @@ static int write_many(struct stage *s)
 	return 0;
 }
 
+/* As many as fill pools and nodes, each of a map of its own; every tenth of a file that is not there. */
+#define RESTORED 200u
+
+static int restore(struct stage *s)
+{
+	struct ffi_restore_file files[3];
+	struct ffi_restore_part rows[RESTORED];
+	const char names[] = "abz";
+	for (uint64_t i = 0; i < 3; i++)
+		files[i] = (struct ffi_restore_file){.volume = s->place->volume, .path_at = i, .path_length = 1};
+	for (uint64_t i = 0; i < RESTORED; i++)
+		rows[i] = (struct ffi_restore_part){.file = i % 10 == 9 ? 2 : i % 2,
+				.length = PAGE,
+				.cookie = i + 1,
+				.addr = s->base + (256 + i) * PAGE,
+				.joins = i % 3 == 0};
+	int rc = ffi_restore(s->set, files, 3, names, 3, rows, RESTORED, &err);
+	for (uint64_t i = 0; rc == 0 && i < RESTORED; i++)
+		assert_int_equal(rows[i].code, i % 10 == 9 ? PMEMSET_E_INVALID_SOURCE_PATH : 0);
+	return rc;
+}
+
+/* Into the ranges that were kept. */
+static void restored_in_part(struct stage *s)
+{
+	must(restore(s));
+	make_file(s->place, "z", PAGE, 3);
+}
+
+static int restore_the_rest(struct stage *s)
+{
+	struct ffi_restore_file file = {.volume = s->place->volume, .path_length = 1};
+	struct ffi_restore_part rows[RESTORED / 10];
+	for (uint64_t i = 0; i < RESTORED / 10; i++)
+		rows[i] = (struct ffi_restore_part){.length = PAGE,
+				.cookie = 10 * i + 10,
+				.addr = s->base + (256 + 10 * i + 9) * PAGE,
+				.joins = i % 2 == 0};
+	int rc = ffi_restore(s->set, &file, 1, "z", 1, rows, RESTORED / 10, &err);
+	for (uint64_t i = 0; rc == 0 && i < RESTORED / 10; i++)
+		assert_int_equal(rows[i].code, 0);
+	return rc;
+}
+
+static int let_a_range_go(struct stage *s)
+{
+	return ffi_release(s->set, s->base + (256 + 109) * PAGE, PAGE, &err);
+}
+
+static int lock(struct stage *s)
+{
+	int rc = ffi_lock(path_in(s->place, "lock"), &s->handle, &err);
+	assert_int_equal(s->handle != 0, rc == 0);
+	return rc;
+}
+
+static void unlock(struct stage *s)
+{
+	must(ffi_unlock(s->handle));
+}
+
 static const struct {
 	const char *name;
 	void (*arrange)(struct stage *);
@@ -266,6 +327,11 @@ static const struct {
 		{"read", two_files, read_some, nothing, 0},
 		{"batch", two_files, batch_some, nothing, 5},
 		{"write many", two_files, write_many, nothing, 20},
+		{"restore", nothing, restore, nothing, 8},
+		{"restore beside others", many_parts, restore, nothing, 8},
+		{"restore late", restored_in_part, restore_the_rest, nothing, 3},
+		{"let a range go", restored_in_part, let_a_range_go, nothing, 0},
+		{"lock", nothing, lock, unlock, 1},
 };
 
 /* False once the operation needs no allocation as late as that. */
@@ -274,6 +340,8 @@ static bool fails_without_a_trace(const struct place *p, size_t operation, int64
 	make_file(p, "a", PAGE, 1);
 	make_file(p, "b", PAGE, 2);
 	(void)unlink(path_in(p, "new"));
+	(void)unlink(path_in(p, "z"));
+	make_file(p, "lock", 0, 0);
 	struct stage s = {.place = p, .set = new_set(FFI_COALESCING_NONE, 2 * MIB)};
 	s.base = info_of(s.set).window_addr;
 	operations[operation].arrange(&s);
