@@ -97,7 +97,7 @@ export default async function content (app: FastifyInstance, { service }: { serv
     path,
     bytes: 'out',
     answers: { 200: 'Its length, in Content-Length' },
-    codes: ['SET_NOT_FOUND', 'PMEMSET_E_PART_NOT_FOUND'],
+    codes: ['SET_NOT_FOUND', 'PMEMSET_E_PART_NOT_FOUND', 'PART_UNAVAILABLE'],
     example
   })
   // The document leaves out those that Fastify makes of a GET; this one is none.

@@ -42,7 +42,7 @@ export default async function failureRoutes (app: FastifyInstance, { service }: 
     body: ref(Acknowledgement),
     answers: { 200: ref(Failure) },
     etag: true,
-    codes: ['SET_NOT_FOUND', 'FAILURE_NOT_FOUND', 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'EBUSY', 'BUSY', 'ENOMEM'],
+    codes: ['SET_NOT_FOUND', 'FAILURE_NOT_FOUND', 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'EBUSY', 'BUSY', 'NO_SPACE', 'EIO', 'ENOMEM'],
     example: { path: { set: 'accounts', failure: 'failure-1' }, answer: example }
   }), async (request, reply) => {
     const set = service.sets.get(request.params.set)

@@ -12,7 +12,7 @@ interface SetPath { set: string }
 interface MapPath extends SetPath { addr: string }
 
 const example = { addr: '0x400000000000', size: 65536, granularity: 'page', partCount: 1, leaseCount: 0, revision: 2 }
-const REMOVAL_CODES = ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'ENOMEM'] as const
+const REMOVAL_CODES = ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'NO_SPACE', 'EIO', 'ENOMEM'] as const
 
 // Most look-ups are told what an earlier one was, and the same object; its text is made once.
 const texts = new WeakMap<object, string>()
@@ -36,7 +36,7 @@ export default async function mapRoutes (app: FastifyInstance, { service }: { se
     query: { ...rangeParameters(), ...pageParameters() },
     answers: { 200: ref(PartMapPage) },
     etag: true,
-    codes: ['SET_NOT_FOUND', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE'],
+    codes: ['SET_NOT_FOUND', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PART_UNAVAILABLE', 'PMEMSET_E_LENGTH_OUT_OF_RANGE'],
     example: { path: { set: 'accounts' }, query: { addr: '0x400000000010' }, answer: { items: [{ ...example, part: { id: 'first', addr: '0x400000000000', length: 65536, offset: 0 } }] } }
   }), (request, reply) => {
     const set = service.sets.get(request.params.set)
@@ -54,7 +54,7 @@ export default async function mapRoutes (app: FastifyInstance, { service }: { se
     path: { set: setId(), addr: address() },
     answers: { 200: ref(PartMap) },
     etag: true,
-    codes: ['SET_NOT_FOUND', 'PMEMSET_E_CANNOT_FIND_PART_MAP'],
+    codes: ['SET_NOT_FOUND', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PART_UNAVAILABLE'],
     example: { path: { set: 'accounts', addr: '0x400000000000' }, answer: example }
   }), (request, reply) => {
     const set = service.sets.get(request.params.set)
@@ -69,7 +69,7 @@ export default async function mapRoutes (app: FastifyInstance, { service }: { se
     path: { set: setId(), addr: address() },
     headers: Conditional,
     answers: { 204: 'Removed' },
-    codes: REMOVAL_CODES,
+    codes: [...REMOVAL_CODES, 'PART_UNAVAILABLE'],
     example: { path: { set: 'accounts', addr: '0x400000000000' } }
   }), async (request, reply) => {
     await maps.removeAt(service.sets.get(request.params.set), request.params.addr, expectedBy(request))

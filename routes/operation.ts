@@ -10,6 +10,8 @@ export interface Operation {
   tag: 'volumes' | 'sets' | 'parts' | 'maps' | 'memory' | 'failures' | 'service'
   summary: string
   description?: string
+  /** What a token needs; else it follows from method and path. */
+  scope?: 'admin'
   /** Path parameters. */
   path?: TProperties
   query?: TProperties
@@ -54,6 +56,7 @@ export function operation (o: Operation): { schema: FastifySchema, config: Fasti
     config: {
       ...(o.bytes === 'in' || o.bytes === 'both' ? { body: 'bytes' as const } : {}),
       ...(o.batch === true ? { batch: true } : {}),
+      ...(o.scope === undefined ? {} : { scope: o.scope }),
       told: { answers: o.answers, codes: o.codes ?? [], bytes: o.bytes, type: o.type, etag: o.etag === true, example: o.example ?? {} }
     }
   }

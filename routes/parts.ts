@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 import type { FastifyInstance } from 'fastify'
-import { Conditional, NewPart, pageParameters, Part, partId, PartPage, rangeParameters, ref, setId } from '../src/schemas.js'
+import { Conditional, NewPart, pageParameters, Part, partId, PartPage, rangeParameters, ref, Restoration, setId } from '../src/schemas.js'
 import { atLocation } from '../src/errors.js'
 import type { PageRequest } from '../src/service/list.js'
 import type { RangeRequest } from '../src/service/maps.js'
@@ -83,10 +83,34 @@ export default async function partRoutes (app: FastifyInstance, { service }: { s
     path: { set: setId(), part: partId() },
     headers: Conditional,
     answers: { 204: 'Removed' },
-    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_PART_NOT_FOUND', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'ENOMEM'],
+    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_PART_NOT_FOUND', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'NO_SPACE', 'EIO', 'ENOMEM'],
     example: { path: { set: 'accounts', part: 'first' } }
   }), async (request, reply) => {
     await parts.remove(service.sets.get(request.params.set), request.params.part, expectedBy(request))
     return reply.code(204).send()
+  })
+
+  app.post<{ Params: PartPath, Body: Restoration | undefined }>('/sets/:set/parts/:part/restore', operation({
+    id: 'restorePart',
+    tag: 'parts',
+    summary: 'Map a part that is unavailable again, where it was',
+    description: 'For when what was in the way at the start of the service is mended. A part that is mapped stays as it is.',
+    path: { set: setId(), part: partId() },
+    headers: Conditional,
+    body: ref(Restoration),
+    answers: { 200: ref(Part) },
+    etag: true,
+    codes: [
+      'SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_PART_NOT_FOUND', 'SOURCE_REPLACED', 'VOLUME_NOT_FOUND:body', 'PATH_NOT_ALLOWED', 'LIMIT_EXCEEDED', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'NO_SPACE',
+      'PMEMSET_E_INVALID_SOURCE_PATH', 'PMEMSET_E_INVALID_PMEM2_SOURCE', 'PMEMSET_E_INVALID_PMEM2_MAP', 'PMEMSET_E_INVALID_PMEM2_MAP:occupied', 'PMEMSET_E_INVALID_PMEM2_MAP:failed', 'PMEMSET_E_INVALID_PMEM2_MAP:memory',
+      'PMEMSET_E_SOURCE_FILE_IS_TOO_SMALL', 'PMEMSET_E_CANNOT_FIT_PART_MAP', 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED', 'PMEMSET_E_GRANULARITY_MISMATCH',
+      'EACCES', 'EPERM', 'EROFS', 'ENOENT', 'ENOTDIR', 'ENAMETOOLONG', 'ETXTBSY', 'ENOMEM', 'EMFILE', 'ENFILE', 'EIO'
+    ],
+    example: { path: { set: 'accounts', part: 'first' }, answer: example }
+  }), async (request, reply) => {
+    const set = service.sets.get(request.params.set)
+    const part = await parts.restore(set, request.params.part, request.body?.adopt ?? false, expectedBy(request))
+    tag(reply, set)
+    return part
   })
 }

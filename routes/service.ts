@@ -46,7 +46,9 @@ export default async function serviceRoutes (app: FastifyInstance, { service }: 
     id: 'getReadiness',
     tag: 'service',
     summary: 'Tell whether requests are served, and how much there is',
+    description: 'While the service maps again what its catalog names, it is not ready: the problem tells how many parts that are, and how many it has dealt with.',
     answers: { 200: ref(Health) },
+    codes: ['RESTORING'],
     example: { answer: { status: 'ready', sets: 1, parts: 1, volumes: 1 } }
   }), () => service.readiness())
 

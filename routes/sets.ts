@@ -22,7 +22,7 @@ export default async function sets (app: FastifyInstance, { service }: { service
     body: ref(NewSet),
     answers: { 201: ref(PmemSet) },
     etag: true,
-    codes: ['SET_EXISTS', 'LIMIT_EXCEEDED', 'PRECONDITION_FAILED', 'PMEMSET_E_GRANULARITY_NOT_SET', 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED:schema', 'PMEMSET_E_INVALID_COALESCING_VALUE', 'ENOMEM'],
+    codes: ['SET_EXISTS', 'LIMIT_EXCEEDED', 'PRECONDITION_FAILED', 'PMEMSET_E_GRANULARITY_NOT_SET', 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED:schema', 'PMEMSET_E_INVALID_COALESCING_VALUE', 'NO_SPACE', 'EIO', 'ENOMEM'],
     example: { answer: example }
   }), async (request, reply) => {
     const set = await service.sets.create(request.body, expectedBy(request)).catch(atLocation('SET_EXISTS', `/sets/${request.body.id ?? ''}`))
@@ -63,7 +63,7 @@ export default async function sets (app: FastifyInstance, { service }: { service
     body: ref(SetPatch),
     answers: { 200: ref(PmemSet) },
     etag: true,
-    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'LIMIT_EXCEEDED', 'PMEMSET_E_INVALID_COALESCING_VALUE', 'BUSY'],
+    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'LIMIT_EXCEEDED', 'PMEMSET_E_INVALID_COALESCING_VALUE', 'BUSY', 'NO_SPACE', 'EIO'],
     example: { path: { set: 'accounts' }, answer: { ...mapped, revision: 3, coalescing: 'opportunistic', labels: { team: 'audit' } } }
   }), async (request, reply) => {
     const set = service.sets.get(request.params.set)
@@ -80,7 +80,7 @@ export default async function sets (app: FastifyInstance, { service }: { service
     path,
     headers: Conditional,
     answers: { 204: 'Deleted' },
-    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'ENOMEM'],
+    codes: ['SET_NOT_FOUND', 'PRECONDITION_FAILED', 'PMEMSET_E_PART_MAP_POSSIBLE_USE_AFTER_DROP', 'SET_DEGRADED', 'PERSIST_FAILED', 'BUSY', 'NO_SPACE', 'EIO', 'ENOMEM'],
     example: { path: { set: 'accounts' } }
   }), async (request, reply) => {
     await service.sets.delete(request.params.set, expectedBy(request))

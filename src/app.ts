@@ -12,12 +12,14 @@ import methods from './plugins/methods.js'
 import metrics from './plugins/metrics.js'
 import openapi from './plugins/openapi.js'
 import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
+import restoring from './plugins/restoring.js'
 import slow from './plugins/slow.js'
 import tokens, { type Tokens } from './plugins/tokens.js'
 import uploads from './plugins/uploads.js'
 import validation, { parseQuery } from './plugins/validation.js'
 import { COMPONENTS } from './schemas.js'
 import type { Service } from './service/service.js'
+import catalogRoutes from '../routes/catalog.js'
 import contentRoutes from '../routes/content.js'
 import failureRoutes from '../routes/failures.js'
 import mapRoutes from '../routes/maps.js'
@@ -74,7 +76,9 @@ export interface AppOptions extends ShellOptions {
 export async function buildApp ({ service, ...options }: AppOptions): Promise<FastifyInstance> {
   const app = await buildShell(options)
   for (const schema of COMPONENTS) app.addSchema(schema)
+  await app.register(restoring, { check: () => { service.checkRestored() } })
   await app.register(serviceRoutes, { service })
+  await app.register(catalogRoutes, { service })
   await app.register(volumeRoutes, { service })
   await app.register(setRoutes, { service })
   await app.register(partRoutes, { service })

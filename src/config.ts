@@ -3,8 +3,8 @@
 // Configuration is by environment. Each setting is one row of a table: what it is called, what it is when unset, what it may be. A wrong value or an
 // unknown PMEMSETD_ name is refused before anything starts, with the name, the value and what is allowed.
 import { isIP } from 'node:net'
-import { realpathSync } from 'node:fs'
-import { dirname, resolve, sep } from 'node:path'
+import { existsSync, realpathSync } from 'node:fs'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
@@ -48,6 +48,10 @@ export interface Config {
   /** Path of a Unix socket, which takes the place of host and port. */
   socket?: string
   volumes: VolumeConfig[]
+  /** Where the catalog is: absolute. */
+  stateDir: string
+  /** A catalog is accepted on a medium that cannot keep it. */
+  ephemeral: boolean
   /** Path of the token file. */
   tokens?: string
   /** Lower-case names, IPv6 in brackets, that a Host header may have. */
@@ -97,6 +101,10 @@ function bytes (fallback: number, min: number, max: number): Setting<number> {
 
 function hexadecimal (allowed: string): Setting<bigint> {
   return { fallback: 0n, allowed, parse: (text) => (/^0x[0-9a-fA-F]{1,16}$/.test(text) ? BigInt(text) : undefined) }
+}
+
+function boolean (fallback: boolean): Setting<boolean> {
+  return { fallback, allowed: 'true or false', parse: (text) => (text === 'true' ? true : text === 'false' ? false : undefined) }
 }
 
 const HOST_NAME = /^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])$/
@@ -151,6 +159,8 @@ const SETTINGS = {
     allowed: 'name=path, more after commas; names are lower-case letters, digits, ".", "_" and "-", and differ',
     parse: parseVolumes
   },
+  PMEMSETD_STATE_DIR: path(),
+  PMEMSETD_EPHEMERAL: boolean(false),
   PMEMSETD_TOKENS: path(),
   PMEMSETD_ALLOWED_HOSTS: { fallback: ['localhost', '127.0.0.1', '[::1]'], allowed: 'host names without port, separated by commas, IPv6 in brackets', parse: parseHosts },
   PMEMSETD_SIMULATE: {
@@ -184,6 +194,9 @@ const SETTINGS = {
 type Settings = typeof SETTINGS
 type SettingName = keyof Settings
 type Values = { [K in SettingName]: Settings[K]['fallback'] }
+
+/** What a volume holds of the service's own: no client gets there. */
+export const STATE_NAME = '.pmemset'
 
 // Read by other parts of the product: the set-up that runs before this.
 const ELSEWHERE = ['PMEMSETD_SETUP']
@@ -249,6 +262,8 @@ export function loadConfig (env: NodeJS.ProcessEnv): Config {
     port: v.PMEMSETD_PORT,
     ...(v.PMEMSETD_SOCKET === undefined ? {} : { socket: v.PMEMSETD_SOCKET }),
     volumes: v.PMEMSETD_VOLUMES,
+    stateDir: v.PMEMSETD_STATE_DIR ?? join(v.PMEMSETD_VOLUMES[0]?.path ?? '', STATE_NAME),
+    ephemeral: v.PMEMSETD_EPHEMERAL,
     ...(v.PMEMSETD_TOKENS === undefined ? {} : { tokens: v.PMEMSETD_TOKENS }),
     allowedHosts: hostNames(v.PMEMSETD_HOST, v.PMEMSETD_ALLOWED_HOSTS),
     ...(v.PMEMSETD_SIMULATE === undefined ? {} : { simulate: v.PMEMSETD_SIMULATE }),
@@ -291,7 +306,7 @@ function isBeneath (place: string, directory: string): boolean {
 }
 
 /**
- * Refuses volumes that overlap, and a token file or socket that a client could reach through a volume. Looks at the real paths, so the volumes must
+ * Refuses volumes that overlap, and a token file, socket or catalog that a client could reach through a volume. Looks at the real paths, so the volumes must
  * exist; a bind mount of one volume inside another is caught by the engine, which crosses no mount.
  */
 export function checkPlaces (config: Config): void {
@@ -303,6 +318,8 @@ export function checkPlaces (config: Config): void {
   const guarded: Array<[string, string]> = []
   if (config.tokens !== undefined) guarded.push(['PMEMSETD_TOKENS', real('PMEMSETD_TOKENS', config.tokens)])
   if (config.socket !== undefined) guarded.push(['PMEMSETD_SOCKET', real('PMEMSETD_SOCKET', dirname(config.socket))])
+  const state = join(real('PMEMSETD_STATE_DIR', dirname(config.stateDir)), basename(config.stateDir))
+  if (state !== join(volumes[0]?.path ?? '', STATE_NAME)) guarded.push(['PMEMSETD_STATE_DIR', existsSync(state) ? real('PMEMSETD_STATE_DIR', state) : state])
   for (const [setting, place] of guarded) {
     const volume = volumes.find((v) => isBeneath(place, v.path))
     if (volume !== undefined) throw new ConfigError(`${setting} lies in the volume ${volume.name}, where clients could reach it; allowed is a path outside of all volumes`)

@@ -149,6 +149,8 @@ const pmemsetd = {
   SET_EXISTS: { status: 409, title: 'Set exists', meaning: 'A set of that id exists already.', advice: 'Use it (Location), or choose another id.' },
   PART_ID_EXISTS: { status: 409, title: 'Part id exists', meaning: 'The set has a part of that id already.', advice: 'Use it (Location), or choose another id.' },
   SOURCE_IN_USE: { status: 409, title: 'Source in use', meaning: 'The file that was to be emptied is mapped by a set.', advice: 'Remove the parts of that file first, or map it without create: always.' },
+  SOURCE_REPLACED: { status: 409, title: 'Source replaced', meaning: 'The file at the path is not the one that the part was mapped from.', advice: 'Put the file back, or restore the part with adopt: true to take the one that is there.' },
+  PART_UNAVAILABLE: { status: 409, title: 'Part unavailable', meaning: 'The part could not be mapped again when the service started; its addresses are kept for it.', advice: 'Mend what the part\'s problem names and restore the part, or remove it.' },
   SET_DEGRADED: { status: 409, title: 'Set degraded', meaning: 'An earlier flush of the file failed, so that another one would answer falsely.', advice: 'Read the failures of the set, and acknowledge each: rewrite what is in memory, or discard it.' },
   LIMIT_EXCEEDED: { status: 409, title: 'Limit reached', meaning: 'The service has as many of these as it may.', advice: 'Remove what is not needed, or have the operator raise the limit that the problem names.' },
   PRECONDITION_FAILED: { status: 412, title: 'Precondition failed', meaning: 'What If-Match names is not what is there now.', advice: 'Read the resource again and decide anew.' },
@@ -156,9 +158,11 @@ const pmemsetd = {
   URI_TOO_LONG: { status: 414, title: 'URI too long', meaning: 'The request line is longer than the service takes.', advice: 'Send a shorter path and query.' },
   MEDIA_TYPE_UNSUPPORTED: { status: 415, title: 'Media type not supported', meaning: 'The operation does not take a body of that media type.', advice: 'Send the media type that accepted names.' },
   HOST_NOT_ALLOWED: { status: 421, title: 'Host not allowed', meaning: 'The request does not have exactly one Host that the service answers to.', advice: 'Use a name that the operator allows.' },
+  PRECONDITION_REQUIRED: { status: 428, title: 'Precondition required', meaning: 'The change replaces what is there, so it has to say what that is.', advice: 'Read the resource, and send its ETag in If-Match.' },
   HEADERS_TOO_LARGE: { status: 431, title: 'Headers too large', meaning: 'The header fields are larger than the service takes.', advice: 'Send fewer and shorter header fields.' },
   PERSIST_FAILED: { status: 500, title: 'Persist failed', meaning: 'The flush failed: what was written since the last good one may be lost.', advice: 'Treat what was written as not durable, look at the medium, and acknowledge the failure that the set lists.' },
   INTERNAL: { status: 500, title: 'Internal error', meaning: 'The service failed.', advice: 'Report it with the request id; the log has the details.' },
+  RESTORING: { status: 503, retryable: true, title: 'Restoring', meaning: 'The service has started and is mapping again what its catalog names.', advice: 'Repeat the request after the time that Retry-After gives.' },
   BUSY: { status: 503, retryable: true, title: 'Busy', meaning: 'The service has as much in flight as it may.', advice: 'Repeat the request after the time that Retry-After gives.' },
   STOPPING: { status: 503, retryable: true, title: 'Stopping', meaning: 'The service is about to stop.', advice: 'Repeat the request after the time that Retry-After gives.' },
   NO_SPACE: { status: 507, title: 'No space', meaning: 'The volume has no space for it, or would be left with less than is kept free.', advice: 'Free space on the volume.' }
@@ -257,6 +261,8 @@ export interface EngineFailure {
 export class EngineError extends Error {
   override readonly name = 'EngineError'
   readonly extras: Extras = {}
+  /** What the service knows it to be, where that says more than the engine could. */
+  known?: CodeName
   readonly code: number
   readonly codeName: string
   override readonly cause: number
@@ -366,6 +372,7 @@ function isCode (name: string | undefined): name is CodeName {
 
 /** The client's code: the reason first, since it is more exact than the number that the engine could give. */
 function codeOf (e: EngineError): CodeName {
+  if (e.known !== undefined) return e.known
   switch (e.reason) {
     // What a deep flush that failed is, libpmemset has a code for.
     case 'PERSIST_FAILED': return e.codeName === 'PMEMSET_E_DEEP_FLUSH_FAIL' ? e.codeName : 'PERSIST_FAILED'
@@ -377,11 +384,17 @@ function codeOf (e: EngineError): CodeName {
     case 'SOURCE_IN_USE': return 'SOURCE_IN_USE'
     case 'KEEP_FREE': return 'NO_SPACE'
     case 'SOURCE_EXISTS': return 'EEXIST'
+    case 'SOURCE_REPLACED': return 'SOURCE_REPLACED'
     // The set was deleted while the request was under way.
     case 'STALE': return 'SET_NOT_FOUND'
     default:
       return ERRNO_BECOMES[e.codeName] ?? (isCode(e.codeName) ? e.codeName : 'INTERNAL')
   }
+}
+
+/** The code that a client is told of the error. */
+export function toldCode (error: ServiceError | EngineError): CodeName {
+  return error instanceof ServiceError ? error.code : codeOf(error)
 }
 
 function statusOfEngine (code: CodeName, e: EngineError): number {

@@ -4,7 +4,7 @@
 // closed; response enums may grow, so they are plain strings, but for granularity and durability. No member is ever null: what is unknown is absent.
 import { Type, type Static, type TSchema } from 'typebox'
 import { ATOMIC_OPS, HINTS, OPS, type Op } from './batch.js'
-import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, RECOVERIES, type Coalescing, type Create, type Durability, type Granularity, type Recovery } from './engine/engine.js'
+import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, RECOVERIES, type Coalescing, type Create, type Durability, type Granularity, type Persistence, type Recovery } from './engine/engine.js'
 
 export type { Durability, Recovery }
 
@@ -271,6 +271,60 @@ export const VolumeList = Type.Object({ items: Type.Array(ref(Volume)) }, { ...C
 export const FailureList = Type.Object({ items: Type.Array(ref(Failure)) }, { ...CLOSED, $id: 'FailureList' })
 export const ErrorCodeList = Type.Object({ items: Type.Array(ref(ErrorCode)) }, { ...CLOSED, $id: 'ErrorCodeList' })
 
+// ---- the catalog ----
+
+export const CatalogPart = Type.Object({
+  id: id(),
+  cookie: count({ description: 'Its number: parts were mapped in the order of these' }, 1),
+  source: Type.Object({
+    type: choice(['file'] as const),
+    volume: Type.String(),
+    path: Type.String(),
+    create: choice<Create>(CREATES),
+    mode: Type.Optional(Type.String({ pattern: '^0[0-7]{3}$' })),
+    grow: Type.Boolean()
+  }, CLOSED),
+  identity: Type.String({ maxLength: 127, description: 'Of the file; another one at its path is a replaced one. Empty: any' }),
+  offset: count(),
+  length: count({}, 1),
+  addr: address(),
+  coalesced: Type.Boolean(),
+  granularity: granularity(),
+  persistence: choice<Persistence>(PERSISTENCES),
+  mapSync: Type.Boolean(),
+  createdAt: createdAt()
+}, { ...CLOSED, $id: 'CatalogPart' })
+
+export const CatalogFailure = Type.Object({
+  at: count({ description: 'Milliseconds since 1970' }),
+  errno: Type.Integer({ format: 'int32', minimum: 0 }),
+  ranges: Type.Array(ref(ByteRange))
+}, { ...CLOSED, $id: 'CatalogFailure' })
+
+export const CatalogSet = Type.Object({
+  id: id(),
+  uid: Type.String({ pattern: '^[0-9a-f-]{36}$' }),
+  revision: count({}, 1),
+  requiredGranularity: granularity(),
+  effectiveGranularity: Type.Optional(granularity()),
+  coalescing: choice<Coalescing>(COALESCINGS),
+  windowAddr: address(),
+  windowSize: count({}, 1),
+  partsMade: count(),
+  labels: labels(),
+  createdAt: createdAt(),
+  parts: Type.Array(ref(CatalogPart)),
+  failures: Type.Array(ref(CatalogFailure))
+}, { ...CLOSED, $id: 'CatalogSet' })
+
+export const CatalogDocument = Type.Object({
+  schema: count({ description: 'Of the document: 1' }),
+  uid: Type.String({ description: 'Of the catalog that it is of' }),
+  arenaBase: address({ description: 'Where the addresses of its sets begin' }),
+  pageSize: count(),
+  sets: Type.Array(ref(CatalogSet))
+}, { ...CLOSED, $id: 'CatalogDocument', description: 'Everything that the service has to remember', example: { schema: 1, uid: '4b6a2f1e-8f0e-4c39-9f57-0a1c6d2b7e55', arenaBase: '0x400000000000', pageSize: 4096, sets: [] } })
+
 // ---- requests ----
 
 export const NewSet = Type.Object({
@@ -301,6 +355,10 @@ export const NewPart = Type.Object({
   offset: Type.Optional(count({ default: 0 })),
   length: Type.Optional(count({ description: 'To the end of the source where absent' }, 1))
 }, { ...CLOSED, $id: 'NewPart', example: { id: 'first', source: { type: 'file', volume: 'default', path: 'accounts.dat', create: 'if_needed' }, offset: 0, length: 65536 } })
+
+export const Restoration = Type.Object({
+  adopt: Type.Optional(Type.Boolean({ default: false, description: 'Take the file that is at the path now, whichever it is' }))
+}, { ...CLOSED, $id: 'Restoration', example: { adopt: true } })
 
 export const Ranges = Type.Object({
   ranges: Type.Array(ref(ByteRange), { minItems: 1 })
@@ -393,9 +451,9 @@ export const ConditionalBytes = Type.Object({
 
 /** Every component of the document. */
 export const COMPONENTS: readonly TSchema[] = [
-  Acknowledgement, AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, Copy, EngineVersion, ErrorCode, ErrorCodeList, Failure,
+  Acknowledgement, AddressRange, Atomic, AtomicOutcome, Batch, BatchOperation, BatchOutcome, ByteRange, Capabilities, CatalogDocument, CatalogFailure, CatalogPart, CatalogSet, Copy, EngineVersion, ErrorCode, ErrorCodeList, Failure,
   FailureList, Fill, GranularityAnswer, Health, LimitTable, MapPart, NewPart, NewSet, NewSource, OperationResult, Part,
-  PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
+  PartMap, PartMapPage, PartPage, PmemSet, PmemSetPage, Probe, Problem, Ranges, Removal, RemovedPart, Restoration, SetPatch, Source, SplitMap, TrimmedMap, Volume, VolumeList, Written
 ]
 
 export type ByteRange = Static<typeof ByteRange>
@@ -420,9 +478,11 @@ export type Probe = Static<typeof Probe>
 export type Capabilities = Static<typeof Capabilities>
 export type ErrorCode = Static<typeof ErrorCode>
 export type Health = Static<typeof Health>
+export type CatalogDocument = Static<typeof CatalogDocument>
 export type NewSet = Static<typeof NewSet>
 export type SetPatch = Static<typeof SetPatch>
 export type NewPart = Static<typeof NewPart>
+export type Restoration = Static<typeof Restoration>
 export interface Page<T> {
   items: T[]
   nextCursor?: string

@@ -1,71 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The process: how it refuses to start, where it listens, what it takes from its environment, and how it ends.
-import { spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request, type IncomingMessage } from 'node:http'
 import { createServer, type AddressInfo, type Server } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
-
-const MAIN = join(import.meta.dirname, '..', 'src', 'main.js')
-
-interface Running {
-  child: ChildProcess
-  said: () => string
-  ended: Promise<number | string>
-}
-
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- what came over the wire is compared, not trusted
-type Json = any
-
-/** `node main.js` in a folder of the test; `wrap` is a command that starts it. */
-function run (dir: string, env: NodeJS.ProcessEnv, wrap: string[] = []): Running {
-  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PMEMSETD_') && name !== 'NODE_OPTIONS'))
-  const [command, ...args] = [...wrap, process.execPath, MAIN]
-  const child = spawn(command, args, { cwd: dir, env: { ...clean, PMEMSETD_PORT: '0', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
-  let text = ''
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data: Buffer) => { text += data.toString() })
-  return { child, said: () => text, ended: once(child, 'close').then(([status, signal]) => (status ?? signal) as number | string) }
-}
-
-async function listening (t: Test, dir: string, env: NodeJS.ProcessEnv = {}): Promise<Running & { address: string }> {
-  const running = run(dir, env)
-  t.teardown(async () => {
-    running.child.kill('SIGKILL')
-    await running.ended
-  })
-  while (!running.said().includes('"listening"')) {
-    await Promise.race([once(running.child.stdout!, 'data'), running.ended.then(() => { throw new Error(running.said()) })])
-  }
-  const { address } = JSON.parse(running.said().split('\n').find((line) => line.includes('"listening"')) ?? '{}') as { address: string }
-  return { ...running, address }
-}
-
-interface Reply { status: number, json: Json }
-
-function ask (target: { url: string } | { socketPath: string, path: string }, { method = 'GET', headers = {}, body }: { method?: string, headers?: Record<string, string>, body?: object } = {}): Promise<Reply> {
-  return new Promise((resolve, reject) => {
-    const options = { method, agent: false as const, headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers } }
-    const asked = 'url' in target ? request(target.url, options) : request({ ...target, ...options })
-    asked.on('error', reject)
-    asked.on('response', (reply) => {
-      let text = ''
-      reply.on('data', (data: Buffer) => { text += data.toString() })
-      reply.on('end', () => { resolve({ status: reply.statusCode ?? 0, json: text === '' ? undefined : JSON.parse(text) as unknown }) })
-    })
-    asked.end(body === undefined ? undefined : JSON.stringify(body))
-  })
-}
-
-/** A folder whose path is short enough for a socket in it. */
-function folder (t: Test, ...names: string[]): string {
-  const dir = mkdtempSync(join(tmpdir(), 'pmemsetd-'))
-  t.teardown(() => { rmSync(dir, { recursive: true, force: true }) })
-  for (const name of names) mkdirSync(join(dir, name))
-  return dir
-}
+import { ask, folder, listening, MAIN, run, type Json } from './process.js'
 
 async function occupied (t: Test, path?: string): Promise<Server> {
   const server = createServer()
@@ -93,8 +35,10 @@ t.test('what is wrong at the start is one sentence, and the end', async (t) => {
     [{ PMEMSETD_SOCKET: './bound/socket' }, /^pmemsetd: PMEMSETD_SOCKET is .*where something listens already/],
     [{}, /^pmemsetd: .*RLIMIT_AS/, ['bash', '-c', 'ulimit -v 4000000; exec "$0" "$@"']]
   ]
-  await Promise.all(cases.map(async ([env, said, wrap]) => {
-    const started = run(dir, env, wrap)
+  await Promise.all(cases.map(async ([env, said, wrap], i) => {
+    // Each its own volume: two services would not share one.
+    mkdirSync(join(dir, `data-${i}`))
+    const started = run(dir, { PMEMSETD_VOLUMES: `default=./data-${i}`, ...env }, wrap)
     t.equal(await started.ended, 1, JSON.stringify(env))
     t.match(started.said().trim(), said)
   }))
@@ -129,7 +73,7 @@ t.test('a Unix socket: for its owner alone, without a door, and gone at the end'
 })
 
 t.test('tokens, once set, are demanded on loopback and on a socket too', async (t) => {
-  const dir = folder(t, 'data')
+  const dir = folder(t, 'data', 'other')
   const made = spawn(process.execPath, [join(MAIN, '..', 'token.js'), join(dir, 'tokens'), 'read'], { stdio: ['ignore', 'pipe', 'inherit'] })
   const [[token]] = await Promise.all([once(made.stdout, 'data'), once(made, 'close')]) as [[Buffer], unknown]
   const bearer = { headers: { authorization: `Bearer ${token.toString().trim()}` } }
@@ -138,14 +82,13 @@ t.test('tokens, once set, are demanded on loopback and on a socket too', async (
   t.equal((await ask({ url: `${tcp.address}/sets` }, bearer)).status, 200)
   t.match(await ask({ url: `${tcp.address}/sets` }, { ...bearer, method: 'POST', body: {} }), { status: 403, json: { code: 'SCOPE_MISSING', requiredScope: 'admin' } })
   t.equal((await ask({ url: `${tcp.address}/readyz` })).status, 200)
-  await listening(t, dir, { PMEMSETD_TOKENS: './tokens', PMEMSETD_SOCKET: './s' })
+  await listening(t, dir, { PMEMSETD_TOKENS: './tokens', PMEMSETD_SOCKET: './s', PMEMSETD_VOLUMES: 'default=./other' })
   t.equal((await ask({ socketPath: join(dir, 's'), path: '/sets' })).status, 401)
 })
 
 t.test('a granularity is pretended by its own setting only, and every reply says so', async (t) => {
-  const dir = folder(t, 'data')
   const use = async (env: NodeJS.ProcessEnv): Promise<Record<'capabilities' | 'part' | 'written', Json>> => {
-    const { address, child, ended } = await listening(t, dir, env)
+    const { address, child, ended } = await listening(t, folder(t, 'data'), env)
     const post = async (path: string, body: object): Promise<Json> => (await ask({ url: address + path }, { method: 'POST', body })).json
     const capabilities = (await ask({ url: `${address}/capabilities` })).json
     await post('/sets', { id: 's', requiredGranularity: 'page' })

@@ -36,6 +36,7 @@ const ROWS: Row[] = [
   { id: 'listParts', request: () => ['GET', '/parts'], empty: 200, mapped: 200, removed: 200 },
   { id: 'getPart', request: () => ['GET', '/parts/p'], empty: NO_PART, mapped: 200, removed: NO_PART },
   { id: 'removePart', request: () => ['DELETE', '/parts/p'], empty: NO_PART, mapped: 204, removed: NO_PART },
+  { id: 'restorePart', request: () => ['POST', '/parts/p/restore', {}], empty: NO_PART, mapped: 200, removed: NO_PART },
   // Look-up and removal ask what is there now, so they do not tell "not yet" from "not any more".
   { id: 'findMaps', request: (addr) => ['GET', `/maps?addr=${addr}`], empty: NO_MAP, mapped: 200, removed: NO_MAP },
   { id: 'findMaps', request: (addr) => ['GET', `/maps?addr=${addr}&length=1`], empty: 200, mapped: 200, removed: 200 },

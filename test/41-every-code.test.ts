@@ -145,6 +145,21 @@ t.test('by one request', async (t) => {
   for (const [request, ...verdict] of cases) await provoke(t, opened, request, ...verdict)
 })
 
+t.test('by a restart', async (t) => {
+  const before = await open(t)
+  await makeSet(t, before, { id: 's' })
+  const { addr } = await mapPart(t, before, 's', 'f', { id: 'p' })
+  await before.close()
+  copyFileSync(join(before.dir, 'f'), join(before.dir, 'g'))
+  renameSync(join(before.dir, 'g'), join(before.dir, 'f'))
+  const opened = await open(t, { dir: before.dir, state: before.state, restore: false })
+  checkProblem(t, (await call(t, opened, 'GET', '/sets')).json as ProblemDocument)
+  await opened.service.restore(() => {})
+  await provoke(t, opened, ['GET', `/sets/s/memory?addr=${addr}&length=1`], 409, 'PART_UNAVAILABLE', { part: 'p', problem: 'SOURCE_REPLACED' })
+  await provoke(t, opened, ['POST', '/sets/s/parts/p/restore', {}], 409, 'SOURCE_REPLACED')
+  await provoke(t, opened, ['PUT', '/catalog', await must(t, opened, 'GET', '/catalog')], 428, 'PRECONDITION_REQUIRED')
+})
+
 /* ---- by settings ---- */
 
 t.test('by tokens', async (t) => {

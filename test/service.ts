@@ -4,6 +4,7 @@
 // OpenAPI document tells of it. There is one engine in a process, so what concerns the engine (PMEMSETD_SIMULATE, _MAPPINGS_MAX, _ARENA_*) is settled by
 // the first call in a file.
 import { spawnSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -11,10 +12,10 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import { buildApp, type ShellOptions } from '../src/app.js'
-import { MemoryCatalog } from '../src/catalog/memory.js'
+import { LmdbCatalog } from '../src/catalog/lmdb.js'
 import { loadConfig } from '../src/config.js'
 import { Engine } from '../src/engine/engine.js'
-import type { ProblemDocument } from '../src/errors.js'
+import { hex, type ProblemDocument } from '../src/errors.js'
 import { createLog } from '../src/log.js'
 import type { Part, PartMap, PmemSet } from '../src/schemas.js'
 import { list as listMaps } from '../src/service/maps.js'
@@ -26,38 +27,75 @@ export const MIB = 1024 * 1024
 
 let engine: Engine | undefined
 
+/** After the first open(). */
+export function theEngine (): Engine {
+  if (engine === undefined) throw new Error('nothing was opened yet')
+  return engine
+}
+
+export async function openCatalog (dir: string): Promise<LmdbCatalog> {
+  return await LmdbCatalog.open({ dir, allocate: (path, bytes) => theEngine().allocate(path, bytes) })
+}
+
 export interface Opened {
   app: FastifyInstance
   service: Service
   /** Of the first volume, `default`. */
   dir: string
+  /** Of the catalog. */
+  state: string
   /** What was logged. */
   lines: string[]
   /** After listen(). */
   port: number
+  /** Before the end of the test; the second time it does nothing. */
+  close: () => Promise<void>
 }
 
 export interface OpenOptions extends Partial<Pick<ShellOptions, 'tokens' | 'progress'>> {
   env?: NodeJS.ProcessEnv
   /** The volume's directory; else a new one, on the disk. */
   dir?: string
+  /** The catalog's; else a new one, on the disk. */
+  state?: string
+  /** Else it has started, and what the catalog names is not back yet. */
+  restore?: boolean
 }
 
 /** A service with one volume, `default`, and sets of its own. */
-export async function open (t: Test, { env = {}, dir, ...others }: OpenOptions = {}): Promise<Opened> {
-  const volume = dir ?? mkdtempSync(join(tmpdir(), 'pmemsetd-test-'))
-  const config = loadConfig({ PMEMSETD_VOLUMES: `default=${volume}`, ...env })
+export async function open (t: Test, { env = {}, dir, state, restore = true, ...others }: OpenOptions = {}): Promise<Opened> {
+  const made: string[] = []
+  const folder = (): string => made[made.push(mkdtempSync(join(tmpdir(), 'pmemsetd-test-'))) - 1] ?? ''
+  const volume = dir ?? folder()
+  const config = loadConfig({ PMEMSETD_VOLUMES: `default=${volume}`, PMEMSETD_STATE_DIR: state ?? folder(), ...env })
   engine ??= Engine.start({ arenaBase: config.arenaBase, arenaSize: config.arenaSize, mappingsMax: config.limits.mappings, simulate: config.simulate })
-  const service = new Service({ engine, catalog: new MemoryCatalog(), config, version: '0.0.0' })
+  const catalog = await openCatalog(config.stateDir)
+  const { arenaBase, pageSize } = engine.info()
+  if (catalog.service() === undefined) await catalog.commit([{ kind: 'put-service', service: { uid: randomUUID(), arenaBase: hex(arenaBase), pageSize } }])
+  const service = new Service({ engine, catalog, config, version: '0.0.0' })
   const lines: string[] = []
   const app = await buildApp({ config, log: createLog((line) => lines.push(line)), version: '0.0.0', service, ...others })
-  t.teardown(async () => {
+  let isOpen = true
+  const close = async (): Promise<void> => {
+    if (!isOpen) return
+    isOpen = false
     await app.close()
     await service.close()
-    if (dir === undefined) rmSync(volume, { recursive: true, force: true })
+  }
+  t.teardown(async () => {
+    await close()
+    for (const path of made) rmSync(path, { recursive: true, force: true })
   })
   await app.ready()
-  return { app, service, dir: volume, lines, port: 0 }
+  if (restore) await service.restore(() => {})
+  return { app, service, dir: volume, state: config.stateDir, lines, port: 0, close }
+}
+
+/** The same again, as after a restart: what is left of it is what the catalog and the files have. `meanwhile` is what happens to them. */
+export async function reopen (t: Test, before: Opened, meanwhile: () => unknown = () => {}, options: OpenOptions = {}): Promise<Opened> {
+  await before.close()
+  await meanwhile()
+  return await open(t, { ...options, dir: before.dir, state: before.state })
 }
 
 /** The same on a free port of loopback, for what needs a socket. */

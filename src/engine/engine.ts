@@ -40,6 +40,8 @@ export interface EngineOptions {
 export interface EngineInfo {
   abi: number
   libpmem2: string
+  arenaBase: bigint
+  arenaSize: bigint
   pageSize: number
   mappings: number
   mappingsMax: number
@@ -394,15 +396,26 @@ export class Engine {
   readonly #written = STRUCTS.written.blank()
   readonly #found = new Found()
   readonly #out = new BigUint64Array(1)
+  readonly #onFlushFailed = new Set<() => Promise<void>>()
 
   private constructor (abi: Abi) {
     this.#abi = abi
     this.#call = abi.call
   }
 
-  /** Loads the library and reserves the arena; the second time in a process fails with EALREADY. */
+  /** Loads the library: enough for locks and for the catalog's directory. */
+  static load (): Engine {
+    return new Engine(loadAbi())
+  }
+
   static start (options: EngineOptions): Engine {
-    const engine = new Engine(loadAbi())
+    const engine = Engine.load()
+    engine.begin(options)
+    return engine
+  }
+
+  /** Reserves the arena; the second time in a process fails with EALREADY. */
+  begin (options: EngineOptions): void {
     const spec = STRUCTS.engineSpec.encode({
       arena_base: checkAddress(options.arenaBase),
       arena_size: checkAddress(options.arenaSize),
@@ -410,8 +423,23 @@ export class Engine {
       simulate: options.simulate === undefined ? GRANULARITY_UNSET : GRANULARITIES.indexOf(options.simulate),
       reserved: 0
     })
-    if (engine.#call.ffi_engine_start(spec, engine.#err) !== 0) throwFrom(engine.#err)
-    return engine
+    if (this.#call.ffi_engine_start(spec, this.#err) !== 0) throwFrom(this.#err)
+  }
+
+  /** Has it called, and waited for, before anybody is told of a flush that failed; what this returns ends that. */
+  onFlushFailed (listener: () => Promise<void>): () => void {
+    this.#onFlushFailed.add(listener)
+    return () => { this.#onFlushFailed.delete(listener) }
+  }
+
+  /** The error, when it may be told. */
+  async #told (error: EngineError): Promise<EngineError> {
+    if (error.reason === 'PERSIST_FAILED') await Promise.allSettled([...this.#onFlushFailed].map((listener) => listener()))
+    return error
+  }
+
+  async #fail (err: Buffer): Promise<never> {
+    throw await this.#told(errorFrom(err))
   }
 
   info (): EngineInfo {
@@ -421,6 +449,8 @@ export class Engine {
     return {
       abi: this.#abi.version,
       libpmem2: info.libpmem2,
+      arenaBase: BigInt(info.arena_base),
+      arenaSize: BigInt(info.arena_size),
       pageSize: exact(info.page_size),
       mappings: exact(info.mappings),
       mappingsMax: exact(info.mappings_max),
@@ -531,7 +561,7 @@ export class Engine {
   /** Makes everything durable, unmaps it, gives the window back; all or nothing. */
   async deleteSet (set: Handle): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await timed({ operation: 'set_delete' }, callAsync(this.#call.ffi_set_delete, set, err)) !== 0) throwFrom(err)
+    if (await timed({ operation: 'set_delete' }, callAsync(this.#call.ffi_set_delete, set, err)) !== 0) await this.#fail(err)
   }
 
   async mapPart (set: Handle, spec: PartSpec): Promise<MappedPart> {
@@ -550,7 +580,7 @@ export class Engine {
       intent: checkWord(spec.intent ?? 0n)
     })
     const { bytes, length } = encodePath(spec.path)
-    if (await timed({ operation: 'part_map' }, callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err)) !== 0) throwFrom(err)
+    if (await timed({ operation: 'part_map' }, callAsync(this.#call.ffi_part_map, set, fields, bytes, length, memory, err)) !== 0) await this.#fail(err)
     const part = STRUCTS.part.decode(memory)
     return {
       addr: BigInt(part.addr),
@@ -651,7 +681,7 @@ export class Engine {
     const trimmed = new BigUint64Array(CUT_ROWS * TRIMMED_WORDS)
     const split = new BigUint64Array(CUT_ROWS * SPLIT_WORDS)
     const code = await timed({ operation: 'remove' }, callAsync(this.#call.ffi_remove, set, checkAddress(addr), length, wholeMap ? 1 : 0, dryRun ? 1 : 0, counts, removed, trimmed, split, err))
-    if (code !== 0) throwFrom(err)
+    if (code !== 0) await this.#fail(err)
     if (word(counts, 0) > BigInt(rowsMax)) throw new RangeError(`${word(counts, 0)} parts were removed where ${rowsMax} could be`)
     return {
       removed: rowsOf(counts[0], (row) => ({ addr: word(removed, row * REMOVED_WORDS), length: Number(word(removed, row * REMOVED_WORDS + 1)), cookie: Number(word(removed, row * REMOVED_WORDS + 2)) })),
@@ -717,7 +747,7 @@ export class Engine {
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
     const code = await timed({ operation: 'write', durability }, callAsync(this.#call.ffi_write, set, checkAddress(addr), bytes, bytes.length, DURABILITIES.indexOf(durability), memory, err))
-    if (code !== 0) throwFrom(err)
+    if (code !== 0) await this.#fail(err)
     traffic.bytesWritten += bytes.length
     return toWritten(memory)
   }
@@ -744,9 +774,13 @@ export class Engine {
     groups.observe(writes.length)
     const strongest = Math.max(...writes.map(({ durability }) => DURABILITIES.indexOf(durability)))
     await timed({ operation: 'write_many', durability: nameAt(DURABILITIES, strongest) }, callAsync(this.#call.ffi_write_many, rows, writes.length, data, offset, errs))
+    const errors = writes.map((_, i) => (word(rows, i * WRITE_WORDS + 5) === 0n ? undefined : errorFrom(errs.subarray(i * STRUCTS.error.size, (i + 1) * STRUCTS.error.size))))
+    const flush = errors.find((error) => error?.reason === 'PERSIST_FAILED')
+    if (flush !== undefined) await this.#told(flush)
     return writes.map((_, i) => {
       const row = i * WRITE_WORDS
-      if (word(rows, row + 5) !== 0n) return errorFrom(errs.subarray(i * STRUCTS.error.size, (i + 1) * STRUCTS.error.size))
+      const error = errors[i]
+      if (error !== undefined) return error
       const reached = Number(word(rows, row + 7))
       traffic.bytesWritten += Number(word(rows, row + 6))
       return {
@@ -774,9 +808,10 @@ export class Engine {
       traffic.bytesRead += reply.length - BATCH_RESULTS_AT
       return undefined
     }
-    const failure = (operation: bigint, error: EngineError): BatchFailure => {
+    const failure = async (operation: bigint, error: EngineError): Promise<BatchFailure> => {
       // Without a reply it was not begun: there is no such set.
       if (reply[0] === 0) throw error
+      await this.#told(error)
       traffic.bytesWritten += Number(reply.readBigUInt64LE(BATCH_STORED_AT))
       return { operation: Number(operation), error }
     }
@@ -798,7 +833,7 @@ export class Engine {
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
     const code = await timed({ operation: 'write', durability }, callHolding(pieces, this.#call.ffi_write_pieces, set, checkAddress(addr), rows, pieces.length, DURABILITIES.indexOf(durability), memory, err))
-    if (code !== 0) throwFrom(err)
+    if (code !== 0) await this.#fail(err)
     const written = toWritten(memory)
     traffic.bytesWritten += written.bytes
     return written
@@ -810,7 +845,7 @@ export class Engine {
     const memory = STRUCTS.written.blank()
     const err = STRUCTS.error.blank()
     const code = await timed({ operation: 'persist', durability }, callAsync(this.#call.ffi_persist, set, rows, ranges.length, DURABILITIES.indexOf(durability), memory, err))
-    if (code !== 0) throwFrom(err)
+    if (code !== 0) await this.#fail(err)
     return toWritten(memory)
   }
 
@@ -849,7 +884,7 @@ export class Engine {
   /** Deals with a failure, for every set that maps the file. */
   async acknowledge (set: Handle, failure: number, recovery: Recovery): Promise<void> {
     const err = STRUCTS.error.blank()
-    if (await timed({ operation: 'acknowledge' }, callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err)) !== 0) throwFrom(err)
+    if (await timed({ operation: 'acknowledge' }, callAsync(this.#call.ffi_acknowledge, set, checkLength(failure), RECOVERIES.indexOf(recovery), err)) !== 0) await this.#fail(err)
   }
 
   /** Throws (ENOTSUP) where what is flushed in the directory may not stay, or locks not hold. */

@@ -7,6 +7,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import type { TSchema } from 'typebox'
 import { statusOf, type Circumstance, type CodeName } from '../errors.js'
+import { waitsForRestoration } from './restoring.js'
 import { isOpen } from './tokens.js'
 
 export interface OpenapiOptions {
@@ -52,6 +53,8 @@ const OCTETS = { schema: { type: 'string', format: 'binary' } }
 // Whatever is asked, it can be refused with these.
 const ALWAYS: readonly ToldCode[] = ['PARAMETER_INVALID', 'PARAMETER_UNKNOWN', 'REQUEST_INVALID', 'ORIGIN_NOT_ALLOWED', 'URI_TOO_LONG', 'HOST_NOT_ALLOWED', 'HEADERS_TOO_LARGE', 'INTERNAL', 'STOPPING']
 const WITH_TOKENS: readonly ToldCode[] = ['TOKEN_REQUIRED', 'SCOPE_MISSING']
+// Of sets and volumes, while the service restores.
+const WITH_SETS: readonly ToldCode[] = ['RESTORING']
 const WITH_BODY: readonly ToldCode[] = ['BODY_TOO_LARGE', 'MEDIA_TYPE_UNSUPPORTED']
 
 function refusals (told: readonly ToldCode[]): Record<string, object> {
@@ -69,7 +72,7 @@ function refusals (told: readonly ToldCode[]): Record<string, object> {
 
 function headersOf (told: Told, status: string): { headers?: object } {
   const headers = {
-    ...(told.etag ? { ETag: { type: 'string', description: 'The state of the set, for If-Match' } } : {}),
+    ...(told.etag ? { ETag: { type: 'string', description: 'The state of it, for If-Match' } } : {}),
     ...(status === '201' ? { Location: { type: 'string', description: 'Where it is' } } : {}),
     ...(status === '206' ? { 'Content-Range': { type: 'string', description: 'Which of the bytes they are' } } : {}),
     ...(told.bytes === 'out' ? { 'Pmemset-Granularity': { type: 'string' }, 'Pmemset-Persistence': { type: 'string', description: 'Of the weakest medium of the range' } } : {})
@@ -96,9 +99,9 @@ function withExamples (schema: unknown, examples: Record<string, unknown> = {}):
 }
 
 /** The schema of a route as the document is to have it. */
-function toDocument (schema: FastifySchema, told: Told, hasBody: boolean, isOpen: boolean): FastifySchema {
+function toDocument (schema: FastifySchema, told: Told, { hasBody, isOpen, waits }: { hasBody: boolean, isOpen: boolean, waits: boolean }): FastifySchema {
   const { path, query } = told.example
-  const codes = [...told.codes, ...ALWAYS, ...(isOpen ? [] : WITH_TOKENS), ...(hasBody ? WITH_BODY : [])]
+  const codes = [...told.codes, ...ALWAYS, ...(isOpen ? [] : WITH_TOKENS), ...(waits ? WITH_SETS : []), ...(hasBody ? WITH_BODY : [])]
   const params = withExamples(schema.params, path)
   const querystring = withExamples(schema.querystring, query)
   return {
@@ -135,7 +138,7 @@ async function openapi (app: FastifyInstance, { version }: OpenapiOptions): Prom
       const told = route.config?.told
       // The plugin adds this, in case that it has the id of a GET.
       if (route.method === 'HEAD') schema.operationId = schema.operationId?.replace(/-head$/, '')
-      return { url, schema: told === undefined ? schema : toDocument(schema, told, route.method !== 'GET' && route.method !== 'HEAD', isOpen(url)) }
+      return { url, schema: told === undefined ? schema : toDocument(schema, told, { hasBody: route.method !== 'GET' && route.method !== 'HEAD', isOpen: isOpen(url), waits: waitsForRestoration(url) }) }
     },
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) }
   })

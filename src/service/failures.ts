@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Flushes that failed: what a set has of them, and how they are dealt with. They are the engine's, and known as long as the process lives; one that was
-// acknowledged is no more.
+// Flushes that failed: what a set has of them, and how they are dealt with. They are the engine's, and the catalog remembers them, so that a part that was
+// degraded is so after a restart; one that was acknowledged is no more.
 import { constants } from 'node:os'
+import type { Change, FailuresRecord } from '../catalog/catalog.js'
 import type { FailedFlush, Recovery } from '../engine/engine.js'
+import { isStale } from '../engine/engine.js'
 import { EngineError, errnoName, hex, ServiceError } from '../errors.js'
 import type { Failure } from '../schemas.js'
 import { REPORTED_MAX } from './maps.js'
 import type { Expected, LiveSet } from './set.js'
 
 const PREFIX = 'failure-'
+const RECORDED_RANGES_MAX = 1000
 
 function notFound (id: string): ServiceError {
   return new ServiceError('FAILURE_NOT_FOUND', `The set has no failure ${id}.`)
@@ -46,19 +49,70 @@ async function find (set: LiveSet, id: string): Promise<FailedFlush> {
   return row
 }
 
+/* ---- on record ---- */
+
+/** As the engine has them now; undefined: none. */
+async function recordOf (set: LiveSet): Promise<FailuresRecord | undefined> {
+  const { engine } = set.context
+  const failures = await Promise.all((await rows(set)).map(async ({ id, at, errno }) => {
+    const ranges = await engine.failureRanges(set.handle, id, RECORDED_RANGES_MAX + 1) ?? []
+    return { at, errno, ranges: withinBounds(ranges).map(({ addr, length }) => ({ addr: hex(addr), length })) }
+  }))
+  return failures.length === 0 ? undefined : { set: set.record.uid, failures }
+}
+
+/** So many ranges at the most: of more, one that holds all of them, since bytes that are well may be in doubt, but not the other way round. */
+function withinBounds (ranges: Array<{ addr: bigint, length: number }>): Array<{ addr: bigint, length: number }> {
+  const [first] = ranges
+  const last = ranges.at(-1)
+  if (ranges.length <= RECORDED_RANGES_MAX || first === undefined || last === undefined) return ranges
+  return [{ addr: first.addr, length: Number(last.addr - first.addr) + last.length }]
+}
+
+async function changeOf (set: LiveSet): Promise<Change[]> {
+  try {
+    const record = await recordOf(set)
+    if (record !== undefined) return [{ kind: 'put-failures', failures: record }]
+    return set.context.catalog.failures(set.record.uid) === undefined ? [] : [{ kind: 'delete-failures', set: set.record.uid }]
+  } catch (error) {
+    if (isStale(error)) return [] // its deletion is under way
+    throw error
+  }
+}
+
+/** What the catalog has to be told so that it knows of every set's failures what the engine does. */
+export async function changesOf (sets: Iterable<LiveSet>): Promise<Change[]> {
+  return (await Promise.all([...sets].map(changeOf))).flat()
+}
+
+/** Tells the engine of the failures that the catalog remembers. */
+export async function mark (set: LiveSet): Promise<void> {
+  for (const { at, errno, ranges } of set.context.catalog.failures(set.record.uid)?.failures ?? []) {
+    await set.context.engine.fail(set.handle, { at, errno }, ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })))
+  }
+}
+
+/* ---- acknowledging ---- */
+
 /** Deals with it for every set of the file; the others are told nothing but that they are ready. */
 export function acknowledge (set: LiveSet, id: string, action: Recovery, expected: Expected): Promise<Failure> {
+  const { engine, all } = set.context
   return set.change(expected, async () => {
     const row = await find(set, id)
     const failure = await describe(set, row)
     if (failure === undefined) throw notFound(id)
     try {
-      await set.context.engine.acknowledge(set.handle, row.id, action)
+      await engine.acknowledge(set.handle, row.id, action)
     } catch (error) {
       // In another set, meanwhile.
       throw error instanceof EngineError && error.code === -constants.errno.ENOENT ? notFound(id) : error
     }
-    await set.commit([])
+    try {
+      await set.commit(await changesOf(all()))
+    } catch (error) {
+      await Promise.all([...all()].map(mark))
+      throw error
+    }
     return { ...failure, acknowledged: true }
   }, () => find(set, id))
 }

@@ -2,10 +2,11 @@
 //
 // Part maps of a set: look-up by address, lists, removal. Look-ups ask the engine and wait for nobody.
 import type { Found, Removed, Span } from '../engine/engine.js'
-import { hex, ServiceError } from '../errors.js'
+import { EngineError, hex, ServiceError } from '../errors.js'
 import type { Page, PartMap, Removal } from '../schemas.js'
 import { pageOf, type PageRequest } from './list.js'
-import type { Expected, LivePart, LiveSet } from './set.js'
+import { restoreParts } from './restore.js'
+import type { Expected, LivePart, LiveSet, MissingPart } from './set.js'
 
 /** Rows of a report. */
 export const REPORTED_MAX = 1000
@@ -31,7 +32,10 @@ function describe (set: LiveSet, span: Span): PartMap {
 export function at (set: LiveSet, addr: string): { readonly items: PartMap[] } {
   const found = set.context.engine.find(set.handle, BigInt(addr))
   const part = found === undefined ? undefined : set.partOf(found.cookie)
-  if (found === undefined || part === undefined) throw notFound('No part map holds the address.')
+  if (found === undefined || part === undefined) {
+    set.checkMapped(BigInt(addr))
+    throw notFound('No part map holds the address.')
+  }
   const { told } = part
   // Most look-ups find what an earlier one has found, and telling it costs more than finding it.
   if (told?.revision === set.revision && told.mapAddr === found.mapAddr && told.mapSize === found.mapSize && told.mapParts === found.mapParts) return told.answer
@@ -50,7 +54,10 @@ function tell (set: LiveSet, part: LivePart, found: Found): { readonly items: Pa
 export function get (set: LiveSet, addr: string): PartMap {
   const start = BigInt(addr)
   const span = set.context.engine.lookup(set.handle, start)
-  if (span?.mapAddr !== start) throw notFound('No part map starts at the address.')
+  if (span?.mapAddr !== start) {
+    set.checkMapped(start)
+    throw notFound('No part map starts at the address.')
+  }
   return describe(set, span)
 }
 
@@ -102,17 +109,32 @@ export function list (set: LiveSet, range: RangeRequest, page: PageRequest): Pag
 
 /* ---- removal ---- */
 
-/** Within a change: what the engine took out is forgotten and recorded. */
-async function forget (set: LiveSet, removed: Removed['removed']): Promise<Array<{ id: string, addr: string, length: number }>> {
-  const rows = removed.map(({ addr, length, cookie }) => ({ part: set.partOf(cookie), addr: hex(addr), length, cookie }))
-  await set.commit(rows.map(({ cookie }) => ({ kind: 'delete-part', set: set.record.uid, cookie })))
-  return rows.map(({ part, addr, length }) => {
-    if (part !== undefined) set.dropPart(part)
-    return { id: part?.id ?? '', addr, length }
-  })
+type RemovedParts = Removal['removed']
+
+const NOTHING: Removed = { removed: [], trimmed: [], split: [] }
+
+function tellRemoved (set: LiveSet, { removed }: Removed, missing: readonly MissingPart[]): RemovedParts {
+  const mapped = removed.map(({ addr, length, cookie }) => ({ id: set.partOf(cookie)?.id ?? '', addr, length }))
+  const others = missing.map(({ part, addr, length }) => ({ id: part.id, addr, length }))
+  const all = others.length === 0 ? mapped : [...mapped, ...others].sort((a, b) => (a.addr < b.addr ? -1 : 1))
+  return all.map(({ id, addr, length }) => ({ id, addr: hex(addr), length }))
 }
 
-function report (dryRun: boolean, removed: Removal['removed'], { trimmed, split }: Removed): Removal {
+/** Within a change: what the engine took out is recorded and forgotten, or mapped again where it cannot be recorded; and with it parts that were not mapped. */
+async function forget (set: LiveSet, { removed }: Removed, missing: readonly MissingPart[] = []): Promise<void> {
+  const mapped = removed.map(({ cookie }) => set.partOf(cookie)).filter((part) => part !== undefined)
+  const parts = [...mapped, ...missing.map(({ part }) => part)]
+  try {
+    await set.commit(parts.map(({ cookie }) => ({ kind: 'delete-part', set: set.record.uid, cookie })))
+  } catch (error) {
+    await restoreParts(set, mapped)
+    throw error
+  }
+  for (const { addr, length } of missing) await set.context.engine.release(set.handle, addr, length)
+  for (const part of parts) set.dropPart(part)
+}
+
+function report (dryRun: boolean, removed: RemovedParts, { trimmed, split }: Removed): Removal {
   const range = ({ addr, size }: { addr: bigint, size: number }): { addr: string, size: number } => ({ addr: hex(addr), size })
   return {
     dryRun,
@@ -127,12 +149,15 @@ function report (dryRun: boolean, removed: Removal['removed'], { trimmed, split 
 /** Within a change: removes every part that the range touches, whole. */
 export async function removeRange (set: LiveSet, addr: bigint, length: number, dryRun: boolean): Promise<Removal> {
   const { engine } = set.context
+  const missing = set.missingIn(addr, addr + BigInt(length))
   // At most all of them: nobody else changes the set meanwhile.
-  const removed = await engine.remove(set.handle, addr, length, dryRun, engine.setInfo(set.handle).partCount)
-  const parts = dryRun
-    ? removed.removed.map((row) => ({ id: set.partOf(row.cookie)?.id ?? '', addr: hex(row.addr), length: row.length }))
-    : await forget(set, removed.removed)
-  return report(dryRun, parts, removed)
+  const removed = await engine.remove(set.handle, addr, length, dryRun, engine.setInfo(set.handle).partCount).catch((error: unknown) => {
+    if (missing.length > 0 && error instanceof EngineError && error.codeName === 'PMEMSET_E_CANNOT_FIND_PART_MAP') return NOTHING
+    throw error
+  })
+  const told = tellRemoved(set, removed, missing)
+  if (!dryRun) await forget(set, removed, missing)
+  return report(dryRun, told, removed)
 }
 
 export function remove (set: LiveSet, range: { addr: string, length: number }, dryRun: boolean, expected: Expected): Promise<Removal> {
@@ -143,7 +168,16 @@ export function remove (set: LiveSet, range: { addr: string, length: number }, d
 export function removeAt (set: LiveSet, addr: string, expected: Expected): Promise<void> {
   return set.change(expected, async () => {
     const { engine } = set.context
-    const { removed } = await engine.removeMap(set.handle, BigInt(addr), engine.setInfo(set.handle).partCount)
-    await forget(set, removed)
+    const start = BigInt(addr)
+    await forget(set, await engine.removeMap(set.handle, start, engine.setInfo(set.handle).partCount).catch((error: unknown) => { throw set.explain(error, start) }))
   })
+}
+
+/** Within a change: takes every part out of the engine, and leaves the record to the caller. */
+export async function removeParts (set: LiveSet): Promise<LivePart[]> {
+  const { engine } = set.context
+  const { windowAddr, windowSize, partCount } = engine.setInfo(set.handle)
+  if (partCount === 0) return []
+  const { removed } = await engine.remove(set.handle, windowAddr, windowSize, false, partCount)
+  return removed.map(({ cookie }) => set.partOf(cookie)).filter((part) => part !== undefined)
 }

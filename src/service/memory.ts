@@ -29,7 +29,7 @@ function persistenceOf (set: LiveSet, addr: bigint, length: number): Persistence
   for (let from = Number(addr), end = from + Math.max(length, 1); from < end;) {
     const found = engine.find(set.handle, BigInt(from))
     if (found === undefined) break
-    weakest = Math.min(weakest, WEAKEST.indexOf(set.partOf(found.cookie)?.mapped?.persistence ?? 'unknown'))
+    weakest = Math.min(weakest, WEAKEST.indexOf(set.partOf(found.cookie)?.record?.persistence ?? 'unknown'))
     from = found.addr + found.length
   }
   return WEAKEST[weakest] ?? 'unknown'
@@ -88,7 +88,11 @@ export class Memory {
     if (length >= MAPPED_BYTES_MIN) return this.#download(set, start, length)
     const { engine } = set.context
     const bytes = Buffer.allocUnsafe(length)
-    if (engine.readNow(set.handle, start, bytes)) return toReading(set, start, bytes, length)
+    try {
+      if (engine.readNow(set.handle, start, bytes)) return toReading(set, start, bytes, length)
+    } catch (error) {
+      throw set.explain(error, start)
+    }
     return engine.read(set.handle, start, bytes).then(() => toReading(set, start, bytes, length))
   }
 
@@ -120,7 +124,7 @@ export class Memory {
       }
     } catch (error) {
       close()
-      throw error
+      throw set.explain(error, start)
     }
   }
 
@@ -147,7 +151,7 @@ export class Memory {
         engine.unpin(engine.pin(set.handle, BigInt(addr), length))
       } catch (error) {
         if (error instanceof EngineError && RANGE_CODES.has(error.codeName)) error.extras.errors = [{ in: 'body', pointer: `/ranges/${i}`, reason: 'is not inside one part map' }]
-        throw error
+        throw set.explain(error, BigInt(addr))
       }
     })
     const bytes = ranges.reduce((sum, { length }) => sum + length, 0)

@@ -165,7 +165,9 @@ export class Operations {
     const reply = Buffer.allocUnsafeSlow(this.#check(set, body))
     set.check(expected)
     const failed = await engine.batch(set.handle, body, reply)
-    return failed === undefined ? { reply } : { reply, failed }
+    if (failed === undefined) return { reply }
+    if (set.missing.length > 0) explain(set, body, failed)
+    return { reply, failed }
   }
 
   /** The size of the reply. */
@@ -180,6 +182,14 @@ export class Operations {
     if (size > batchResultBytes) throw exceeded('batchResultBytes', batchResultBytes)
     return size
   }
+}
+
+/** What the engine found nothing at may be a part that is not mapped. */
+function explain (set: LiveSet, body: Buffer, { operation, error }: NonNullable<Ran['failed']>): void {
+  const one = decodeBatch(body)[operation]
+  if (one === undefined) return
+  const isCopy = one.op === 'memcpy' || one.op === 'memmove'
+  set.explain(error, BigInt(one.addr), ...(isCopy ? [BigInt(one.argument ?? 0)] : []))
 }
 
 function malformed ({ value, size }: EngineError): ServiceError {

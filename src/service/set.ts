@@ -4,8 +4,8 @@
 // at every look-up afresh; this file adds what only the service knows (ids, revisions, labels).
 import type { Catalog, Change, PartRecord, SetRecord } from '../catalog/catalog.js'
 import type { Limits } from '../config.js'
-import type { Durability, Engine, Granularity, Handle, Persistence, Written as EngineWritten } from '../engine/engine.js'
-import { hex, ServiceError } from '../errors.js'
+import type { Durability, Engine, Granularity, Handle, Written as EngineWritten } from '../engine/engine.js'
+import { EngineError, hex, ServiceError, toldCode, type Extras } from '../errors.js'
 import type { PartMap, PmemSet, SetPatch } from '../schemas.js'
 import type { Volumes } from './volumes.js'
 import { GroupedWrites } from './writes.js'
@@ -19,15 +19,8 @@ export interface Context {
   catalog: Catalog
   volumes: Volumes
   limits: Limits
-}
-
-/** What the engine said of a part when it was mapped, which never changes. */
-export interface Mapped {
-  addr: bigint
-  granularity: Granularity
-  persistence: Persistence
-  mapSync: boolean
-  coalesced: boolean
+  /** Every set. */
+  all: () => Iterable<LiveSet>
 }
 
 /** The answer to a look-up in a part, good as long as revision and map are these. */
@@ -44,7 +37,17 @@ export interface LivePart {
   readonly cookie: number
   told?: Told
   /** Absent while the part is being mapped: look-ups can find it by then, lists do not tell of it yet. */
-  mapped?: Mapped & { record: PartRecord }
+  record?: PartRecord
+}
+
+/** A part that could not be mapped again: its addresses are kept for it. */
+export interface MissingPart {
+  readonly part: LivePart
+  readonly record: PartRecord
+  readonly addr: bigint
+  readonly length: number
+  /** What is in the way. */
+  readonly problem: ServiceError | EngineError
 }
 
 /** The versions of a set that a change is meant for; undefined: any. */
@@ -73,6 +76,10 @@ function versionOf ({ uid, revision }: SetRecord): string {
   return `"${uid}.${revision}"`
 }
 
+function unavailable ({ part, problem }: MissingPart): Extras {
+  return { part: part.id, problem: toldCode(problem) }
+}
+
 export class LiveSet {
   readonly context: Context
   readonly handle: Handle
@@ -84,6 +91,9 @@ export class LiveSet {
   readonly #writes: GroupedWrites
   readonly #byId = new Map<string, LivePart>()
   readonly #byCookie = new Map<number, LivePart>()
+  readonly #missing = new Map<LivePart, MissingPart>()
+  /** The same in the order of their addresses; undefined: to be sorted. */
+  #missingSorted: readonly MissingPart[] | undefined = []
 
   constructor (context: Context, record: SetRecord, handle: Handle) {
     this.context = context
@@ -110,12 +120,55 @@ export class LiveSet {
     return this.#byCookie.size
   }
 
+  parts (): Iterable<LivePart> {
+    return this.#byCookie.values()
+  }
+
   part (id: string): LivePart | undefined {
     return this.#byId.get(id)
   }
 
   partOf (cookie: number): LivePart | undefined {
     return this.#byCookie.get(cookie)
+  }
+
+  /** Parts that are not mapped though they are the set's, in the order of their addresses. */
+  get missing (): readonly MissingPart[] {
+    this.#missingSorted ??= [...this.#missing.values()].sort((a, b) => (a.addr < b.addr ? -1 : 1))
+    return this.#missingSorted
+  }
+
+  missingPart (part: LivePart): MissingPart | undefined {
+    return this.#missing.get(part)
+  }
+
+  /** Those that the addresses touch. */
+  missingIn (from: bigint, to: bigint): readonly MissingPart[] {
+    return this.#missing.size === 0 ? [] : this.missing.filter(({ addr, length }) => addr < to && addr + BigInt(length) > from)
+  }
+
+  /** Refuses an address of a part that is not mapped. */
+  checkMapped (addr: bigint): void {
+    const [one] = this.missingIn(addr, addr + 1n)
+    if (one !== undefined) throw new ServiceError('PART_UNAVAILABLE', `The part ${one.part.id}, which has the address, is not mapped.`, unavailable(one))
+  }
+
+  /** An error of the engine's, which knows of addresses where nothing is mapped only that: what it is where their part could not be mapped. */
+  explain (error: unknown, ...addrs: bigint[]): unknown {
+    const [one] = addrs.flatMap((addr) => this.missingIn(addr, addr + 1n))
+    if (one !== undefined && error instanceof EngineError && error.codeName === 'PMEMSET_E_CANNOT_FIND_PART_MAP') {
+      error.known = 'PART_UNAVAILABLE'
+      Object.assign(error.extras, unavailable(one))
+    }
+    return error
+  }
+
+  /** What is in the way of the part's being mapped; undefined: it is mapped. */
+  setProblem (part: LivePart, problem: MissingPart['problem'] | undefined): void {
+    const { record } = part
+    if (problem === undefined || record === undefined) this.#missing.delete(part)
+    else this.#missing.set(part, { part, record, addr: BigInt(record.addr), length: record.length, problem })
+    this.#missingSorted = undefined
   }
 
   addPart (part: LivePart): void {
@@ -126,6 +179,7 @@ export class LiveSet {
   dropPart (part: LivePart): void {
     this.#byId.delete(part.id)
     this.#byCookie.delete(part.cookie)
+    this.setProblem(part, undefined)
   }
 
   describe (): PmemSet {
@@ -139,10 +193,10 @@ export class LiveSet {
       ...(info.granularity === undefined ? {} : { effectiveGranularity: info.granularity }),
       coalescing,
       window: { addr: hex(info.windowAddr), size: info.windowSize },
-      partCount: info.partCount,
+      partCount: info.partCount + this.#missing.size,
       mapCount: info.mapCount,
       mappedBytes: info.mappedBytes,
-      state: info.degraded ? 'degraded' : 'ready',
+      state: info.degraded || this.#missing.size > 0 ? 'degraded' : 'ready',
       labels,
       createdAt
     }
@@ -171,13 +225,28 @@ export class LiveSet {
     })
   }
 
-  /** For a caller that forgets the set then. */
-  delete (expected: Expected): Promise<void> {
+  /**
+   * For a caller that forgets the set then. Its parts go first, the record next, the window last: what can fail does so while `restore` can bring the
+   * parts back to where they were.
+   */
+  delete (expected: Expected, remove: () => Promise<LivePart[]>, restore: (parts: LivePart[]) => Promise<void>): Promise<void> {
     return this.change(expected, async () => {
-      await this.context.engine.deleteSet(this.handle)
-      this.#isEnded = true
-      await this.context.catalog.commit([{ kind: 'delete-set', uid: this.#record.uid }])
+      const parts = await remove()
+      try {
+        await this.context.catalog.commit([{ kind: 'delete-set', uid: this.#record.uid }])
+      } catch (error) {
+        await restore(parts)
+        throw error
+      }
+      await this.end()
     })
+  }
+
+  /** Within a change, of a set without parts, that is not on record any more. */
+  async end (): Promise<void> {
+    this.#isEnded = true
+    // What is left of it where this fails is a range of addresses, until the next start.
+    await this.context.engine.deleteSet(this.handle).catch(() => {})
   }
 
   /** Refuses where the set is at none of the versions that are expected. */
@@ -202,7 +271,7 @@ export class LiveSet {
   }
 
   /** Within a change: records it, under a new revision. */
-  async commit (changes: readonly Change[], fields: Partial<Pick<SetRecord, 'coalescing' | 'labels' | 'partsMade'>> = {}): Promise<void> {
+  async commit (changes: readonly Change[], fields: Partial<Pick<SetRecord, 'coalescing' | 'labels' | 'partsMade' | 'effectiveGranularity'>> = {}): Promise<void> {
     const set: SetRecord = { ...this.#record, ...fields, revision: this.#record.revision + 1 }
     await this.context.catalog.commit([{ kind: 'put-set', set }, ...changes])
     this.#record = set

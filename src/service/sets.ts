@@ -3,11 +3,15 @@
 // All sets, by id.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Change, SetRecord } from '../catalog/catalog.js'
 import { isStale } from '../engine/engine.js'
-import { EngineError, ServiceError } from '../errors.js'
+import { EngineError, hex, ServiceError, toldCode } from '../errors.js'
 import type { NewSet, Page, PmemSet } from '../schemas.js'
+import { changesOf, mark as markFailures } from './failures.js'
 import { pageOf, type PageRequest } from './list.js'
-import { checkLabels, exceeded, LiveSet, setNotFound, type Context, type Expected } from './set.js'
+import { removeParts } from './maps.js'
+import { restoreParts } from './restore.js'
+import { checkLabels, exceeded, LiveSet, setNotFound, type Context, type Expected, type LivePart } from './set.js'
 
 /** The engine rounds windows up to this. */
 const WINDOW_UNIT = 2 * 1024 * 1024
@@ -21,9 +25,11 @@ export class Sets {
   readonly #byId = new Map<string, LiveSet>()
   /** Ids of sets that are being made, and the sizes of their windows. */
   readonly #pending = new Map<string, number>()
+  #recording: Promise<void> = Promise.resolve()
+  #nextRecording: Promise<void> | undefined
 
-  constructor (context: Context) {
-    this.#context = context
+  constructor (context: Omit<Context, 'all'>) {
+    this.#context = { ...context, all: () => this.#byId.values() }
   }
 
   get count (): number {
@@ -73,8 +79,9 @@ export class Sets {
     checkLabels(labels, limits)
     this.#checkLimits(window)
     const handle = engine.newSet({ windowSize: window, partsMax: limits.partsPerSet, requiredGranularity, coalescing })
+    const { windowAddr, windowSize: size } = engine.setInfo(handle)
     const set = new LiveSet(this.#context, {
-      id, uid: randomUUID(), revision: 1, requiredGranularity, coalescing, windowSize: engine.setInfo(handle).windowSize, partsMade: 0, labels, createdAt: new Date().toISOString()
+      id, uid: randomUUID(), revision: 1, requiredGranularity, coalescing, windowAddr: hex(windowAddr), windowSize: size, partsMade: 0, labels, createdAt: new Date().toISOString()
     }, handle)
     this.#pending.set(id, set.record.windowSize)
     try {
@@ -91,15 +98,86 @@ export class Sets {
 
   async delete (id: string, expected: Expected): Promise<void> {
     const set = this.get(id)
-    await set.delete(expected)
+    await set.delete(expected, () => removeParts(set), (parts) => restoreParts(set, parts))
     this.#byId.delete(id)
+  }
+
+  /** Puts on record what the engine knows of flushes that failed. Who asks while that is under way is told of the next time. */
+  recordFailures (): Promise<void> {
+    this.#nextRecording ??= this.#recording.catch(() => {}).then(() => {
+      this.#nextRecording = undefined
+      this.#recording = this.#record()
+      return this.#recording
+    })
+    return this.#nextRecording
+  }
+
+  async #record (): Promise<void> {
+    const changes = await changesOf(this.#byId.values())
+    if (changes.length > 0) await this.#context.catalog.commit(changes)
+  }
+
+  /** Parts that are on record. */
+  get recordedCount (): number {
+    const { catalog } = this.#context
+    return [...catalog.sets()].reduce((sum, { uid }) => sum + catalog.partCount(uid), 0)
+  }
+
+  /** Exchanges all sets for those that the changes put on record, and `restore` brings back; where they cannot be recorded, all stay. */
+  replace (changes: () => Change[], restore: () => Promise<void>): Promise<void> {
+    if (this.#pending.size > 0) throw new ServiceError('BUSY', 'A set is being made.')
+    const { catalog } = this.#context
+    const sets = [...this.#byId.values()]
+    // While nobody changes any of them.
+    return this.#within(sets, async () => {
+      const removed: Array<{ set: LiveSet, parts: LivePart[] }> = []
+      try {
+        for (const set of sets) removed.push({ set, parts: await removeParts(set) })
+        await catalog.commit(changes())
+      } catch (error) {
+        for (const { set, parts } of removed) await restoreParts(set, parts)
+        throw error
+      }
+      this.#byId.clear()
+      for (const set of sets) await set.end()
+      await restore()
+    })
+  }
+
+  #within (sets: readonly LiveSet[], work: () => Promise<void>): Promise<void> {
+    const [first, ...others] = sets
+    return first === undefined ? work() : first.change(undefined, () => this.#within(others, work))
+  }
+
+  unavailable (): Array<{ set: string, part: string, problem: string, detail: string }> {
+    return [...this.#byId.values()].flatMap((set) => set.missing.map(({ part, problem }) => ({ set: set.record.id, part: part.id, problem: toldCode(problem), detail: problem.message })))
+  }
+
+  /** Brings back what the catalog names, each part where it was. */
+  async restore (onDone: (count: number) => void, signal: AbortSignal): Promise<void> {
+    const records = [...this.#context.catalog.sets()].sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1))
+    for (const record of records) {
+      signal.throwIfAborted()
+      await this.#restoreSet(record, onDone, signal)
+    }
+  }
+
+  async #restoreSet (record: SetRecord, onDone: (count: number) => void, signal: AbortSignal): Promise<void> {
+    const { engine, catalog, limits } = this.#context
+    const { id, uid, windowSize, windowAddr, requiredGranularity, effectiveGranularity, coalescing } = record
+    const handle = engine.newSet({ windowSize, windowAddr: BigInt(windowAddr), partsMax: limits.partsPerSet, requiredGranularity, granularity: effectiveGranularity, coalescing })
+    const set = new LiveSet(this.#context, record, handle)
+    this.#byId.set(id, set)
+    for (const part of catalog.parts(uid)) set.addPart({ id: part.id, cookie: part.cookie, record: part })
+    await restoreParts(set, set.parts(), { signal, onDone })
+    await markFailures(set)
   }
 
   /** Makes what was written durable, and unmaps everything; for the end of the process. */
   async close (): Promise<PromiseSettledResult<void>[]> {
-    const sets = [...this.#byId.values()]
+    const ended = await Promise.allSettled([...this.#byId.values()].map((set) => this.#end(set)))
     this.#byId.clear()
-    return await Promise.allSettled(sets.map((set) => this.#end(set)))
+    return ended
   }
 
   /** What a client began that has gone since may still be at work in the engine for a moment. */

@@ -8,7 +8,7 @@ import { GRANULARITIES } from '../engine/engine.js'
 import { ServiceError, type Circumstance } from '../errors.js'
 import type { Probe, Volume } from '../schemas.js'
 
-interface OpenVolume extends VolumeConfig {
+export interface OpenVolume extends VolumeConfig {
   handle: Handle
 }
 
@@ -47,9 +47,14 @@ export class Volumes {
   }
 
   /** The volume that a body names; the first one where it names none. */
-  ofSource (name: string | undefined): { name: string, handle: Handle } {
+  ofSource (name: string | undefined): OpenVolume {
     const first = this.#open.values().next().value
     return name === undefined && first !== undefined ? first : this.#named(name ?? '', 'body')
+  }
+
+  /** Of a record; undefined: there is none of that name any more. */
+  find (name: string): OpenVolume | undefined {
+    return this.#open.get(name)
   }
 
   /** Bytes that growing files must leave on a volume. */

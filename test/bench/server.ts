@@ -119,7 +119,7 @@ export async function start ({ command, env = () => ({}), path }: Start): Promis
 export async function service (volume: string, settings: Record<string, string> = {}): Promise<Server> {
   return await start({
     command: () => [process.execPath, MAIN],
-    env: (port) => ({ PMEMSETD_PORT: String(port), PMEMSETD_VOLUMES: `default=${volume}`, ...settings }),
+    env: (port) => ({ PMEMSETD_PORT: String(port), PMEMSETD_VOLUMES: `default=${volume}`, PMEMSETD_EPHEMERAL: 'true', ...settings }),
     path: '/livez'
   })
 }
