@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import { buildApp, type ShellOptions } from '../src/app.js'
+import type { Catalog } from '../src/catalog/catalog.js'
 import { LmdbCatalog } from '../src/catalog/lmdb.js'
 import { loadConfig } from '../src/config.js'
 import { Engine } from '../src/engine/engine.js'
@@ -58,18 +59,20 @@ export interface OpenOptions extends Partial<Pick<ShellOptions, 'tokens' | 'prog
   dir?: string
   /** The catalog's; else a new one, on the disk. */
   state?: string
+  /** Opened already; else the one in `state`. */
+  catalog?: Catalog
   /** Else it has started, and what the catalog names is not back yet. */
   restore?: boolean
 }
 
 /** A service with one volume, `default`, and sets of its own. */
-export async function open (t: Test, { env = {}, dir, state, restore = true, ...others }: OpenOptions = {}): Promise<Opened> {
+export async function open (t: Test, { env = {}, dir, state, restore = true, catalog: given, ...others }: OpenOptions = {}): Promise<Opened> {
   const made: string[] = []
   const folder = (): string => made[made.push(mkdtempSync(join(tmpdir(), 'pmemsetd-test-'))) - 1] ?? ''
   const volume = dir ?? folder()
   const config = loadConfig({ PMEMSETD_VOLUMES: `default=${volume}`, PMEMSETD_STATE_DIR: state ?? folder(), ...env })
   engine ??= Engine.start({ arenaBase: config.arenaBase, arenaSize: config.arenaSize, mappingsMax: config.limits.mappings, simulate: config.simulate })
-  const catalog = await openCatalog(config.stateDir)
+  const catalog = given ?? await openCatalog(config.stateDir)
   const { arenaBase, pageSize } = engine.info()
   if (catalog.service() === undefined) await catalog.commit([{ kind: 'put-service', service: { uid: randomUUID(), arenaBase: hex(arenaBase), pageSize } }])
   const service = new Service({ engine, catalog, config, version: '0.0.0' })

@@ -17,6 +17,9 @@ const FILE = 'catalog.mdb'
 /** Addresses, not space, to begin with: for more than a million parts. lmdb takes more when it has to. */
 const MAP_BYTES = 1024 ** 3
 const ALLOCATION_UNIT = 1024 ** 2
+// Of lmdb's first page.
+const MAGIC_AT = 24
+const MAGIC = Buffer.from([0xde, 0xc0, 0xef, 0xbe])
 const GROUP_CHANGES_MAX = 10_000
 const DIRECTORY_MODE = 0o700
 const FILE_MODE = 0o600
@@ -91,6 +94,17 @@ async function syncDirectory (path: string): Promise<void> {
   }
 }
 
+/** lmdb opens what is no file of its own only to crash. */
+async function checkMagic (path: string): Promise<void> {
+  const handle = await openFile(path, 'r')
+  try {
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(MAGIC_AT + MAGIC.length), 0)
+    if (bytesRead > 0 && !buffer.subarray(MAGIC_AT).equals(MAGIC)) throw new CatalogError(`${path} is no catalog`)
+  } finally {
+    await handle.close()
+  }
+}
+
 async function makeDirectory (path: string): Promise<void> {
   if (await mkdir(path, { recursive: true, mode: DIRECTORY_MODE }) !== undefined) await syncDirectory(dirname(path))
 }
@@ -117,6 +131,7 @@ export class LmdbCatalog implements Catalog {
     const path = join(dir, FILE)
     const isNew = await stat(path).then(() => false, () => true)
     if (isNew) await (await openFile(path, 'a', FILE_MODE)).close()
+    else await checkMagic(path)
     const catalog = new LmdbCatalog(path, allocate)
     try {
       await catalog.#begin(isNew)
@@ -194,7 +209,7 @@ export class LmdbCatalog implements Catalog {
   commit (changes: readonly Change[]): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ changes, resolve, reject })
-      this.#running ??= this.#run().finally(() => { this.#running = undefined })
+      this.#running ??= this.#run()
     })
   }
 
@@ -210,6 +225,8 @@ export class LmdbCatalog implements Catalog {
         for (const one of group) await (group.length === 1 ? Promise.reject(error as Error) : this.#commitAll(one.changes)).then(one.resolve, one.reject)
       }
     }
+    // At once: whoever comes next has to begin anew.
+    this.#running = undefined
   }
 
   #take (): Waiting[] {
