@@ -190,7 +190,7 @@ t.test('a change that cannot be recorded is none', async (t) => {
   t.same(world(again), before)
   for (const change of changes.filter(([, url]) => url !== '/catalog')) {
     const { status } = await call(t, again, ...change)
-    t.ok(status < 300 || status === 404, `${change.slice(0, 2).join(' ')}: ${status}`)
+    t.ok(status < 300 || status === 404, `${change[0]} ${change[1]}: ${status}`)
   }
 })
 

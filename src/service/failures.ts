@@ -8,8 +8,8 @@ import type { FailedFlush, Recovery } from '../engine/engine.js'
 import { isStale } from '../engine/engine.js'
 import { EngineError, errnoName, hex, ServiceError } from '../errors.js'
 import type { Failure } from '../schemas.js'
-import { REPORTED_MAX } from './maps.js'
-import type { Expected, LiveSet } from './set.js'
+import { REPORTED_MAX } from './list.js'
+import type { Expected, LiveSet, MissingPart } from './set.js'
 
 const PREFIX = 'failure-'
 const RECORDED_RANGES_MAX = 1000
@@ -51,14 +51,14 @@ async function find (set: LiveSet, id: string): Promise<FailedFlush> {
 
 /* ---- on record ---- */
 
-/** As the engine has them now; undefined: none. */
-async function recordOf (set: LiveSet): Promise<FailuresRecord | undefined> {
+/** As the engine has them now, but for those whose bytes only other sets have mapped: there they are on record. */
+async function recordOf (set: LiveSet): Promise<FailuresRecord['failures']> {
   const { engine } = set.context
   const failures = await Promise.all((await rows(set)).map(async ({ id, at, errno }) => {
     const ranges = await engine.failureRanges(set.handle, id, RECORDED_RANGES_MAX + 1) ?? []
     return { at, errno, ranges: withinBounds(ranges).map(({ addr, length }) => ({ addr: hex(addr), length })) }
   }))
-  return failures.length === 0 ? undefined : { set: set.record.uid, failures }
+  return failures.filter(({ ranges }) => ranges.length > 0)
 }
 
 /** So many ranges at the most: of more, one that holds all of them, since bytes that are well may be in doubt, but not the other way round. */
@@ -69,10 +69,21 @@ function withinBounds (ranges: Array<{ addr: bigint, length: number }>): Array<{
   return [{ addr: first.addr, length: Number(last.addr - first.addr) + last.length }]
 }
 
-async function changeOf (set: LiveSet): Promise<Change[]> {
+/** Of parts that are not mapped the engine knows nothing: what is on record of their bytes stays there. */
+function ofMissing (set: LiveSet, missing: readonly MissingPart[]): FailuresRecord['failures'] {
+  const known = missing.length === 0 ? undefined : set.context.catalog.failures(set.record.uid)
+  const isMissing = ({ addr, length }: { addr: string, length: number }): boolean => {
+    const from = BigInt(addr)
+    return missing.some((one) => one.addr < from + BigInt(length) && one.addr + BigInt(one.length) > from)
+  }
+  return (known?.failures ?? []).map((failure) => ({ ...failure, ranges: failure.ranges.filter(isMissing) })).filter(({ ranges }) => ranges.length > 0)
+}
+
+/** What the catalog has to be told so that it knows of the set's failures what the engine does; `missing` are the parts that are not mapped, and still the set's. */
+export async function changeOf (set: LiveSet, missing = set.missing): Promise<Change[]> {
   try {
-    const record = await recordOf(set)
-    if (record !== undefined) return [{ kind: 'put-failures', failures: record }]
+    const failures = [...await recordOf(set), ...ofMissing(set, missing)]
+    if (failures.length > 0) return [{ kind: 'put-failures', failures: { set: set.record.uid, failures } }]
     return set.context.catalog.failures(set.record.uid) === undefined ? [] : [{ kind: 'delete-failures', set: set.record.uid }]
   } catch (error) {
     if (isStale(error)) return [] // its deletion is under way
@@ -80,15 +91,19 @@ async function changeOf (set: LiveSet): Promise<Change[]> {
   }
 }
 
-/** What the catalog has to be told so that it knows of every set's failures what the engine does. */
+/** The same of several. */
 export async function changesOf (sets: Iterable<LiveSet>): Promise<Change[]> {
-  return (await Promise.all([...sets].map(changeOf))).flat()
+  return (await Promise.all([...sets].map((set) => changeOf(set)))).flat()
 }
 
-/** Tells the engine of the failures that the catalog remembers. */
+/** Tells the engine of the failures that the catalog remembers, where they are of parts that are mapped. */
 export async function mark (set: LiveSet): Promise<void> {
   for (const { at, errno, ranges } of set.context.catalog.failures(set.record.uid)?.failures ?? []) {
-    await set.context.engine.fail(set.handle, { at, errno }, ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })))
+    try {
+      await set.context.engine.fail(set.handle, { at, errno }, ranges.map(({ addr, length }) => ({ addr: BigInt(addr), length })))
+    } catch (error) {
+      if (!(error instanceof EngineError) || error.codeName !== 'PMEMSET_E_CANNOT_FIND_PART_MAP') throw error
+    }
   }
 }
 

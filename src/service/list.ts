@@ -7,6 +7,9 @@ import { ADDRESS, ID, type Page } from '../schemas.js'
 
 const LIMIT_DEFAULT = 50
 
+/** Rows of a report that is no list. */
+export const REPORTED_MAX = 1000
+
 /** What the items of each list are in the order of. */
 const KEYS = { sets: new RegExp(ID), parts: new RegExp(ADDRESS), maps: new RegExp(ADDRESS) } as const
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Part maps of a set: look-up by address, lists, removal. Look-ups ask the engine and wait for nobody.
+import type { Change } from '../catalog/catalog.js'
 import type { Found, Removed, Span } from '../engine/engine.js'
 import { EngineError, hex, ServiceError } from '../errors.js'
 import type { Page, PartMap, Removal } from '../schemas.js'
-import { pageOf, type PageRequest } from './list.js'
+import { changeOf as failureChanges } from './failures.js'
+import { pageOf, REPORTED_MAX, type PageRequest } from './list.js'
 import { restoreParts } from './restore.js'
 import type { Expected, LivePart, LiveSet, MissingPart } from './set.js'
 
-/** Rows of a report. */
-export const REPORTED_MAX = 1000
 const SPACE_END = 1n << 64n
 
 function notFound (detail: string): ServiceError {
@@ -125,7 +125,11 @@ async function forget (set: LiveSet, { removed }: Removed, missing: readonly Mis
   const mapped = removed.map(({ cookie }) => set.partOf(cookie)).filter((part) => part !== undefined)
   const parts = [...mapped, ...missing.map(({ part }) => part)]
   try {
-    await set.commit(parts.map(({ cookie }) => ({ kind: 'delete-part', set: set.record.uid, cookie })))
+    await set.commit([
+      ...parts.map(({ cookie }): Change => ({ kind: 'delete-part', set: set.record.uid, cookie })),
+      // What was in doubt of those that were not mapped is nobody's any more.
+      ...(missing.length === 0 ? [] : await failureChanges(set, set.missing.filter((one) => !missing.includes(one))))
+    ])
   } catch (error) {
     await restoreParts(set, mapped)
     throw error
