@@ -202,8 +202,9 @@ export class LmdbCatalog implements Catalog {
     return [...this.#db.getKeys(beneath(prefix))]
   }
 
-  #all<T> (prefix: Key): T[] {
-    return [...this.#db.getRange(beneath(prefix))].map(({ value }) => JSON.parse(value) as T)
+  /** As they are asked for, so that whoever has many to read can let others have their turn. */
+  #all<T> (prefix: Key): Iterable<T> {
+    return this.#db.getRange(beneath(prefix)).map(({ value }) => JSON.parse(value) as T)
   }
 
   commit (changes: readonly Change[]): Promise<void> {

@@ -62,6 +62,8 @@ function headersOf (problem: ProblemDocument): Headers {
 // Failures of ours and of the medium; a client's mistakes are the client's to see, not the log's.
 function record (log: Log, problem: ProblemDocument, error: Error, request: FastifyRequest): void {
   if (problem.status < 500 && !(error instanceof EngineError && error.reason === 'RANGE_LOST')) return
+  // The log tells how far that is, and who asks all the time is told as often.
+  if (problem.code === 'RESTORING') return
   const native = error instanceof EngineError ? { codeName: error.codeName, cause: error.cause, sysErrno: error.errno, reason: error.reason } : {}
   log(problem.retryable ? 'warn' : 'error', error.message, {
     requestId: problem.instance,

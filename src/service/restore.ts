@@ -8,7 +8,7 @@ import { ServiceError } from '../errors.js'
 import type { LivePart, LiveSet, MissingPart } from './set.js'
 
 /** In one call of the engine, during which the set can do nothing else. */
-const PARTS_AT_A_TIME = 2000
+export const PARTS_AT_A_TIME = 2000
 
 /** No volume has it. */
 const NO_HANDLE = 0
@@ -55,15 +55,12 @@ async function restoreSome (set: LiveSet, parts: readonly Recorded[], adopt: boo
   })
 }
 
-/** Maps parts that are on record and not mapped; `adopt` takes whatever file is at the path. What came of each, the set tells; `onDone` is told how many are. */
-export async function restoreParts (set: LiveSet, parts: Iterable<LivePart>, { adopt = false, signal, onDone = () => {} }: { adopt?: boolean, signal?: AbortSignal, onDone?: (count: number) => void } = {}): Promise<void> {
+/** Maps parts that are on record and not mapped; `adopt` takes whatever file is at the path. What came of each, the set tells. */
+export async function restoreParts (set: LiveSet, parts: Iterable<LivePart>, { adopt = false } = {}): Promise<void> {
   const recorded = [...parts].filter((part): part is Recorded => part.record !== undefined)
   // As they were made: which map a part belongs to depends on the parts before it.
   recorded.sort((a, b) => a.cookie - b.cookie)
   for (let i = 0; i < recorded.length; i += PARTS_AT_A_TIME) {
-    signal?.throwIfAborted()
-    const some = recorded.slice(i, i + PARTS_AT_A_TIME)
-    await restoreSome(set, some, adopt)
-    onDone(some.length)
+    await restoreSome(set, recorded.slice(i, i + PARTS_AT_A_TIME), adopt)
   }
 }

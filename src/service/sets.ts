@@ -10,7 +10,7 @@ import type { NewSet, Page, PmemSet } from '../schemas.js'
 import { changesOf, mark as markFailures } from './failures.js'
 import { pageOf, type PageRequest } from './list.js'
 import { removeParts } from './maps.js'
-import { restoreParts } from './restore.js'
+import { PARTS_AT_A_TIME, restoreParts } from './restore.js'
 import { checkLabels, exceeded, LiveSet, setNotFound, type Context, type Expected, type LivePart } from './set.js'
 
 /** The engine rounds windows up to this. */
@@ -19,6 +19,16 @@ const WINDOW_UNIT = 2 * 1024 * 1024
 /** At the end of the process. */
 const IN_USE_MS_MAX = 8000
 const IN_USE_POLL_MS = 50
+
+function * inPieces<T> (items: Iterable<T>, size: number): Iterable<T[]> {
+  let piece: T[] = []
+  for (const item of items) {
+    if (piece.push(item) < size) continue
+    yield piece
+    piece = []
+  }
+  if (piece.length > 0) yield piece
+}
 
 export class Sets {
   readonly #context: Context
@@ -168,8 +178,14 @@ export class Sets {
     const handle = engine.newSet({ windowSize, windowAddr: BigInt(windowAddr), partsMax: limits.partsPerSet, requiredGranularity, granularity: effectiveGranularity, coalescing })
     const set = new LiveSet(this.#context, record, handle)
     this.#byId.set(id, set)
-    for (const part of catalog.parts(uid)) set.addPart({ id: part.id, cookie: part.cookie, record: part })
-    await restoreParts(set, set.parts(), { signal, onDone })
+    // In the order in which they were made, some at a time: others get their turn meanwhile.
+    for (const some of inPieces(catalog.parts(uid), PARTS_AT_A_TIME)) {
+      signal.throwIfAborted()
+      const parts = some.map((part): LivePart => ({ id: part.id, cookie: part.cookie, record: part }))
+      for (const part of parts) set.addPart(part)
+      await restoreParts(set, parts)
+      onDone(parts.length)
+    }
     await markFailures(set)
   }
 
