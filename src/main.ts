@@ -127,7 +127,8 @@ async function restore (service: Service): Promise<void> {
     told = performance.now()
     log('info', 'restoring', { parts, restored })
   }
-  const unavailable = await service.restore(tell)
+  const { unavailable, unfinished } = await service.restore(tell)
+  for (const { volume, path, detail } of unfinished) log('warn', 'what an unfinished step has made could not be taken away', { volume, path, detail })
   for (const { set, part, problem, detail } of unavailable) log('warn', 'part unavailable', { set, part, problem, detail })
   log('info', 'ready', { sets: service.sets.count, parts: service.sets.partCount, unavailable: unavailable.length })
 }

@@ -318,7 +318,7 @@ t.test('while it restores, it lives and says how far it is', async (t) => {
   for (const url of ['/errors/RESTORING', '/openapi.json', '/capabilities', '/metrics']) t.equal((await call(t, restoring, 'GET', url)).status, 200, url)
   t.equal((await call(t, restoring, 'GET', '/nowhere')).status, 404)
   const told: unknown[] = []
-  t.same(await service.restore((progress) => told.push(progress)), [])
+  t.same(await service.restore((progress) => told.push(progress)), { unavailable: [], unfinished: [] })
   t.same(told, [{ parts: 3, restored: 3 }])
   t.match(await must(t, restoring, 'GET', '/readyz'), { status: 'ready', parts: 3 })
   t.equal((await must(t, restoring, 'GET', '/sets/s/parts') as { items: Part[] }).items.length, 3)

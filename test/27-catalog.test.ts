@@ -5,10 +5,9 @@ import { copyFileSync, existsSync, readFileSync, statSync, truncateSync, writeFi
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { LmdbCatalog } from '../src/catalog/lmdb.js'
-import type { Catalog, Change, PartRecord, SetRecord } from '../src/catalog/catalog.js'
-import { ServiceError } from '../src/errors.js'
+import type { Change, PartRecord, SetRecord } from '../src/catalog/catalog.js'
 import { digestOf, type Scope } from '../src/plugins/tokens.js'
-import { cannotMount, fill, mounted, tmpfs } from './media.js'
+import { cannotMount, fill, mounted, Refusing, tmpfs } from './media.js'
 import { folder, run } from './process.js'
 import { call, makeFile, makeSet, mapPart, MIB, must, open, openCatalog, PAGE, plus, refused, reopen, world } from './service.js'
 
@@ -128,25 +127,6 @@ t.test('a commit that fails has changed nothing, and the next one is like any ot
 
 /* ---- changes that cannot be recorded ---- */
 
-/** A catalog whose commits fail as they would for want of space, as long as `refuses` says so. */
-class Refusing implements Catalog {
-  refuses: (changes: readonly Change[]) => boolean = () => false
-  readonly #catalog: Catalog
-
-  constructor (catalog: Catalog) {
-    this.#catalog = catalog
-  }
-
-  service = (): ReturnType<Catalog['service']> => this.#catalog.service()
-  sets = (): Iterable<SetRecord> => this.#catalog.sets()
-  parts = (uid: string): Iterable<PartRecord> => this.#catalog.parts(uid)
-  partCount = (uid: string): number => this.#catalog.partCount(uid)
-  failures = (uid: string): ReturnType<Catalog['failures']> => this.#catalog.failures(uid)
-  intents = (): ReturnType<Catalog['intents']> => this.#catalog.intents()
-  close = (): Promise<void> => this.#catalog.close()
-  commit = (changes: readonly Change[]): Promise<void> => (this.refuses(changes) ? Promise.reject(new ServiceError('NO_SPACE', 'No.')) : this.#catalog.commit(changes))
-}
-
 t.test('a change that cannot be recorded is none', async (t) => {
   const first = await open(t)
   await first.close()
@@ -161,7 +141,7 @@ t.test('a change that cannot be recorded is none', async (t) => {
   const document = (await call(t, opened, 'GET', '/catalog')).json as object
   const changes: Array<[method: string, url: string, body?: object, headers?: Record<string, string>]> = [
     ['POST', '/sets', { id: 'new', requiredGranularity: 'page' }],
-    ['PATCH', '/sets/s', { labels: { a: 'b' } }],
+    ['PATCH', '/sets/s', { labels: { a: 'b' }, coalescing: 'full' }],
     ['POST', '/sets/s/parts', { id: 'q', source: { type: 'file', path: 'f' }, length: PAGE }],
     ['POST', '/sets/joined/parts', { id: 'q', source: { type: 'file', path: 'f' }, length: PAGE }],
     ['POST', '/sets/s/parts', { id: 'r', source: { type: 'file', path: 'made', create: 'exclusive' }, length: PAGE }],
@@ -185,6 +165,7 @@ t.test('a change that cannot be recorded is none', async (t) => {
   await refused(t, opened, ['POST', '/sets/s/parts', { source: { type: 'file', path: 'made', create: 'exclusive' }, length: PAGE }], 507, 'NO_SPACE')
   t.notOk(existsSync(join(opened.dir, 'made')), 'and none was made')
   catalog.refuses = () => false
+  t.match(await mapPart(t, opened, 's', 'f', { id: 'apart' }, { create: 'never' }), { coalesced: false }, 'the mode is the old one to the engine, too')
   const before = world(opened)
   const again = await reopen(t, opened)
   t.same(world(again), before)
@@ -211,10 +192,12 @@ t.test('what an unfinished step has made is taken away, and nothing else', async
   await engine.mapPart(handle, { ...spec, path: 'old', cookie: 2, intent: 2n })
   await engine.deleteSet(handle)
   t.ok(existsSync(join(opened.dir, 'half')))
+  // One of a volume that is not there, and one that cannot be: neither keeps the service from starting.
+  await catalog.commit(['elsewhere', 'default'].map((volume, i) => ({ kind: 'put-intent', intent: { token: `000000000000000${i + 4}`, volume, path: '../f' } })))
   const again = await reopen(t, opened)
   t.notOk(existsSync(join(opened.dir, 'half')), 'it was made by the step')
   t.ok(existsSync(join(opened.dir, 'old')), 'it was there before')
-  t.same([...again.service.sets.get('s').context.catalog.intents()], [])
+  t.match([...again.service.sets.get('s').context.catalog.intents()], [{ volume: 'elsewhere' }, { volume: 'default', path: '../f' }])
 })
 
 /* ---- the document ---- */

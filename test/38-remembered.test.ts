@@ -5,9 +5,9 @@ import t, { type Test } from 'tap'
 import { LmdbCatalog } from '../src/catalog/lmdb.js'
 import type { FailuresRecord } from '../src/catalog/catalog.js'
 import type { Failure } from '../src/schemas.js'
-import { brokenDisk, cannotBreak } from './media.js'
+import { brokenDisk, cannotBreak, Refusing } from './media.js'
 import { ask, folder, serving, type Json, type Reply, type Running } from './process.js'
-import { PAGE, plus } from './service.js'
+import { call, makeSet, mapPart, open, openCatalog, PAGE, plus } from './service.js'
 
 type Served = Running & { address: string }
 
@@ -107,4 +107,26 @@ t.test('one that appears as the service ends is remembered, too', { skip: cannot
   t.equal(await first.ended, 1, first.said())
   const second = await again()
   t.match(await must(second, 'GET', '/sets/s'), { state: 'degraded' })
+})
+
+t.test('what was dealt with and cannot be recorded is not dealt with', { skip: cannotBreak }, async (t) => {
+  const disk = brokenDisk(t, ['f'])
+  const state = folder(t)
+  const before = await open(t)
+  const catalog = new Refusing(await openCatalog(state))
+  const opened = await open(t, { dir: disk.dir, state, catalog })
+  await makeSet(t, opened, { id: 's' })
+  const { addr } = await mapPart(t, opened, 's', 'f', { id: 'p', length: 4 * PAGE }, { create: 'never' })
+  t.equal((await call(t, opened, 'PUT', `/sets/s/memory?addr=${addr}`, Buffer.from('n'))).status, 500)
+  const { items: [failure] } = (await call(t, opened, 'GET', '/sets/s/failures')).json as { items: Failure[] }
+  disk.mend()
+  catalog.refuses = () => true
+  t.match((await call(t, opened, 'POST', `/sets/s/failures/${failure?.id ?? ''}/acknowledge`, { action: 'rewrite' })).json, { status: 507, code: 'NO_SPACE' })
+  t.match((await call(t, opened, 'GET', '/sets/s')).json, { state: 'degraded', revision: 2 })
+  const { items: [still] } = (await call(t, opened, 'GET', '/sets/s/failures')).json as { items: Failure[] }
+  t.same(still?.ranges, failure?.ranges)
+  catalog.refuses = () => false
+  t.equal((await call(t, opened, 'POST', `/sets/s/failures/${still?.id ?? ''}/acknowledge`, { action: 'rewrite' })).status, 200)
+  t.match((await call(t, opened, 'GET', '/sets/s')).json, { state: 'ready', revision: 3 })
+  await before.close()
 })

@@ -7,6 +7,8 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
+import type { Catalog, Change, FailuresRecord, IntentRecord, PartRecord, ServiceRecord, SetRecord } from '../src/catalog/catalog.js'
+import { ServiceError } from '../src/errors.js'
 import { cannot, makeFile, MIB, PAGE } from './service.js'
 
 /** For tap's `skip`: why there can be no mounts. */
@@ -114,4 +116,23 @@ export async function mapElsewhere (t: Test, dir: string, name: string): Promise
   t.teardown(end)
   await once(child.stdout, 'data')
   return end
+}
+
+/** A catalog whose commits fail as they would for want of space, as long as `refuses` says so. */
+export class Refusing implements Catalog {
+  refuses: (changes: readonly Change[]) => boolean = () => false
+  readonly #catalog: Catalog
+
+  constructor (catalog: Catalog) {
+    this.#catalog = catalog
+  }
+
+  service = (): ServiceRecord | undefined => this.#catalog.service()
+  sets = (): Iterable<SetRecord> => this.#catalog.sets()
+  parts = (uid: string): Iterable<PartRecord> => this.#catalog.parts(uid)
+  partCount = (uid: string): number => this.#catalog.partCount(uid)
+  failures = (uid: string): FailuresRecord | undefined => this.#catalog.failures(uid)
+  intents = (): Iterable<IntentRecord> => this.#catalog.intents()
+  close = (): Promise<void> => this.#catalog.close()
+  commit = (changes: readonly Change[]): Promise<void> => (this.refuses(changes) ? Promise.reject(new ServiceError('NO_SPACE', 'No.')) : this.#catalog.commit(changes))
 }

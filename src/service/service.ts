@@ -28,6 +28,19 @@ export interface Unavailable {
   detail: string
 }
 
+/** A file that a step may have made which did not come to its end, and that could not be taken away. */
+export interface Unfinished {
+  volume: string
+  path: string
+  detail: string
+}
+
+/** What a start could not do, for the log. */
+export interface Restored {
+  unavailable: Unavailable[]
+  unfinished: Unfinished[]
+}
+
 export class Service {
   readonly sets: Sets
   readonly volumes: Volumes
@@ -39,7 +52,7 @@ export class Service {
   readonly #version: string
   readonly #forgetEngine: () => void
   #progress: Progress | undefined
-  #restoration: Promise<void> = Promise.resolve()
+  #restoration: Promise<unknown> = Promise.resolve()
   readonly #ended = new AbortController()
 
   constructor ({ engine, catalog, config, version }: { engine: Engine, catalog: Catalog, config: Config, version: string }) {
@@ -92,16 +105,17 @@ export class Service {
   }
 
   /** Brings back what the catalog names; until then requests are refused. `onProgress` is told how far it is. Rejects where the service is closed meanwhile. */
-  async restore (onProgress: (progress: Progress) => void): Promise<Unavailable[]> {
-    this.#restoration = this.#restore(onProgress)
-    await this.#restoration
-    return this.sets.unavailable()
+  async restore (onProgress: (progress: Progress) => void): Promise<Restored> {
+    const restoration = this.#restore(onProgress)
+    this.#restoration = restoration
+    return await restoration
   }
 
-  async #restore (onProgress: (progress: Progress) => void): Promise<void> {
-    await this.#undoIntents()
+  async #restore (onProgress: (progress: Progress) => void): Promise<Restored> {
+    const unfinished = await this.#undoIntents()
     await this.#restoreSets(onProgress)
     this.#progress = undefined
+    return { unavailable: this.sets.unavailable(), unfinished }
   }
 
   async #restoreSets (onProgress: (progress: Progress) => void): Promise<void> {
@@ -140,17 +154,26 @@ export class Service {
   }
 
   /** Takes away the files that steps which were never finished have made. */
-  async #undoIntents (): Promise<void> {
+  async #undoIntents (): Promise<Unfinished[]> {
     const intents = [...this.#catalog.intents()]
+    const unfinished: Unfinished[] = []
     const done = await Promise.all(intents.map(async ({ token, volume, path }): Promise<Change[]> => {
       const place = this.volumes.find(volume)
       // A volume that is not there now may be at the next start.
       if (place === undefined) return []
-      await this.#engine.undoIntent(place.handle, path, BigInt(`0x${token}`))
+      try {
+        await this.#engine.undoIntent(place.handle, path, BigInt(`0x${token}`))
+      } catch (error) {
+        // It stays, so that the next start tries again.
+        unfinished.push({ volume, path, detail: error instanceof Error ? error.message : String(error) })
+        return []
+      }
       return [{ kind: 'delete-intent', token }]
     }))
     const changes = done.flat()
-    if (changes.length > 0) await this.#catalog.commit(changes)
+    // They do no harm where they stay; a full volume, say, is no reason not to start.
+    if (changes.length > 0) await this.#catalog.commit(changes).catch(() => {})
+    return unfinished
   }
 
   /** What there is, in numbers, for who watches. */

@@ -219,8 +219,14 @@ export class LiveSet {
   patch ({ coalescing, labels }: SetPatch, expected: Expected): Promise<PmemSet> {
     return this.change(expected, async () => {
       if (labels !== undefined) checkLabels(labels, this.context.limits)
-      if (coalescing !== undefined) await this.context.engine.setCoalescing(this.handle, coalescing)
-      await this.commit([], { ...(coalescing === undefined ? {} : { coalescing }), ...(labels === undefined ? {} : { labels }) })
+      const { engine } = this.context
+      if (coalescing !== undefined) await engine.setCoalescing(this.handle, coalescing)
+      try {
+        await this.commit([], { ...(coalescing === undefined ? {} : { coalescing }), ...(labels === undefined ? {} : { labels }) })
+      } catch (error) {
+        if (coalescing !== undefined) await engine.setCoalescing(this.handle, this.#record.coalescing)
+        throw error
+      }
       return this.describe()
     })
   }
