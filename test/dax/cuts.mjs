@@ -9,9 +9,8 @@
  */
 import { strict as assert } from 'node:assert'
 import { randomBytes } from 'node:crypto'
-import { blank, Machine, program } from './machine.mjs'
+import { blank, Machine, MIB, program } from './machine.mjs'
 
-const MIB = 1024 * 1024
 const PART = MIB
 const CUTS = 10
 const WRITERS = 3 // on each volume

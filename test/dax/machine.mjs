@@ -8,6 +8,7 @@
  * of this machine's loopback are led into it. What it needs is kept in build/dax; the kernel comes from Debian's package, unpacked there
  * and not installed.
  */
+import { strict as assert } from 'node:assert'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs'
@@ -30,6 +31,12 @@ const TRY_MS_MAX = 5000
 const REQUEST_MS_MAX = 120_000
 // What has to be there before the 9p root is.
 const FIRST_MODULES = ['virtio_pci', 'virtio_net', '9p', '9pnet_virtio', 'overlay']
+
+export const MIB = 1024 * 1024
+export const PAGE = 4096
+
+/** An address some bytes further, or back. */
+export const plus = (addr, bytes) => `0x${(BigInt(addr) + BigInt(bytes)).toString(16)}`
 
 let token = ''
 
@@ -317,6 +324,17 @@ export class Machine {
     const { status, json, body } = await this.request(method, path, options)
     if (status >= 300) throw new Error(`${method} ${path}: ${status} ${body}`)
     return json ?? body
+  }
+
+  /** One that has to be refused so; members are compared, or matched by an expression. */
+  async refused (method, path, options, status, code, members = {}) {
+    const reply = await this.request(method, path, options)
+    assert.deepEqual({ status: reply.status, code: reply.json?.code }, { status, code }, `${method} ${path}: ${reply.body}`)
+    for (const [name, value] of Object.entries(members)) {
+      if (value instanceof RegExp) assert.match(String(reply.json[name]), value, `${name}: ${reply.body}`)
+      else assert.deepEqual(reply.json[name], value, `${name}: ${reply.body}`)
+    }
+    return reply.json
   }
 
   /** The bytes of a file below /mnt as the guest's kernel gives them, past the service. Its server is started when it is first wanted. */

@@ -4,10 +4,8 @@
  * do on it what they do elsewhere.
  */
 import { strict as assert } from 'node:assert'
-import { blank, Machine } from './machine.mjs'
+import { blank, Machine, MIB, PAGE, plus } from './machine.mjs'
 
-const MIB = 1024 * 1024
-const PAGE = 4096
 const PART = 2 * MIB
 
 const NOT_DAX = /page cache/
@@ -21,19 +19,8 @@ const VOLUMES = {
 }
 const FINE = Object.keys(VOLUMES).filter((name) => VOLUMES[name].granularity !== 'page')
 
-const plus = (addr, bytes) => `0x${(BigInt(addr) + BigInt(bytes)).toString(16)}`
 const octets = (text) => Buffer.from(text)
 const file = (volume, path, fields = {}) => ({ type: 'file', volume, path, create: 'if_needed', ...fields })
-
-async function refused (machine, method, path, options, status, code, members = {}) {
-  const reply = await machine.request(method, path, options)
-  assert.deepEqual({ status: reply.status, code: reply.json?.code }, { status, code }, `${method} ${path}: ${reply.body}`)
-  for (const [name, value] of Object.entries(members)) {
-    if (value instanceof RegExp) assert.match(String(reply.json[name]), value)
-    else assert.deepEqual(reply.json[name], value, `${name}: ${reply.body}`)
-  }
-  return reply.json
-}
 
 /* ---- what it says of a volume ---- */
 
@@ -48,7 +35,7 @@ async function asks (machine, name, { granularity, persistence, why }) {
   await machine.ok('POST', '/sets', { json: { id: 'asks', requiredGranularity: 'cache_line' } })
   const json = { id: 'p', source: file(name, 'asked'), length: PART }
   if (granularity === 'page') {
-    await refused(machine, 'POST', '/sets/asks/parts', { json }, 422, 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED', { requiredGranularity: 'cache_line', availableGranularity: 'page' })
+    await machine.refused('POST', '/sets/asks/parts', { json }, 422, 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED', { requiredGranularity: 'cache_line', availableGranularity: 'page' })
     const probe = await machine.ok('GET', `/volumes/${name}/probe?path=asked`)
     assert.equal(probe.exists, false, 'what was refused has made no file')
     assert.equal(probe.granularity, 'page')
@@ -98,8 +85,8 @@ async function mainJob (machine, volume, { granularity, persistence }) {
 
   const removal = await machine.ok('DELETE', `/sets/${set}/maps?addr=${b}&length=1`)
   assert.deepEqual(removal.removed, [{ id: 'b', addr: b, length: PART }])
-  await refused(machine, 'GET', `/sets/${set}/maps?addr=${b}`, {}, 404, 'PMEMSET_E_CANNOT_FIND_PART_MAP')
-  await refused(machine, 'GET', `/sets/${set}/memory?addr=${seam}&length=12`, {}, 422, 'PMEMSET_E_LENGTH_OUT_OF_RANGE')
+  await machine.refused('GET', `/sets/${set}/maps?addr=${b}`, {}, 404, 'PMEMSET_E_CANNOT_FIND_PART_MAP')
+  await machine.refused('GET', `/sets/${set}/memory?addr=${seam}&length=12`, {}, 422, 'PMEMSET_E_LENGTH_OUT_OF_RANGE')
   assert.equal((await machine.file(`${volume}/${set}.b`)).subarray(0, 5).toString(), ' deep', 'the bytes stay')
   const again = await machine.ok('POST', `/sets/${set}/parts`, { json: { id: 'b', source: file(volume, `${set}.b`, { create: 'never' }) } })
   assert.equal(again.addr, b, 'what is mapped next goes where there is room')
@@ -168,8 +155,8 @@ async function isFull (machine, volume, { whenFull = 'PMEMSET_E_CANNOT_GROW_SOUR
   const before = await parts(machine, set)
   await fill(machine, volume)
   const json = { id: 'c', source: file(volume, 'new'), length: PART }
-  await refused(machine, 'POST', `/sets/${set}/parts`, { json }, 507, whenFull)
-  await refused(machine, 'POST', `/sets/${set}/parts`, { json: { id: 'c', source: file(volume, `${set}.b`, { grow: true }), length: 2 * PART } }, 507, 'PMEMSET_E_CANNOT_GROW_SOURCE_FILE')
+  await machine.refused('POST', `/sets/${set}/parts`, { json }, 507, whenFull)
+  await machine.refused('POST', `/sets/${set}/parts`, { json: { id: 'c', source: file(volume, `${set}.b`, { grow: true }), length: 2 * PART } }, 507, 'PMEMSET_E_CANNOT_GROW_SOURCE_FILE')
   assert.deepEqual(await parts(machine, set), before, 'nothing changed')
   assert.equal(await machine.must(`ls /mnt/${volume}/new 2>/dev/null || echo none; stat -c %s /mnt/${volume}/${set}.b`), `none\n${PART}`)
   // What is mapped has its space: a write finds it, wherever.
@@ -194,7 +181,7 @@ async function hasHole (machine, volume) {
     ['PUT', `/sets/${set}/parts/a/content?offset=${hole + PAGE}`, { bytes: Buffer.alloc(PART / 4, 'h') }],
     ['POST', `/sets/${set}/memset`, { json: { addr: plus(addr, hole), length: 64, value: '0x1' } }],
     ['POST', `/sets/${set}/atomic`, { json: { op: 'add', addr: plus(addr, hole), value: '0x1' } }]
-  ]) await refused(machine, method, path, options, 500, 'PMEMSET_E_IO_FAIL', { addr: /^0x/, offset: /^\d+$/, retryable: false })
+  ]) await machine.refused(method, path, options, 500, 'PMEMSET_E_IO_FAIL', { addr: /^0x/, offset: /^\d+$/, retryable: false })
   assert.equal((await machine.ok('GET', `/sets/${set}/memory?addr=${plus(addr, hole)}&length=4`)).readUInt32LE(), 0, 'a hole is read')
   // The rest of this part and the other one go on.
   for (const place of [0, 8 * PAGE, PART, 2 * PART - PAGE]) {
