@@ -12,6 +12,7 @@ import methods from './plugins/methods.js'
 import metrics from './plugins/metrics.js'
 import openapi from './plugins/openapi.js'
 import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
+import repeats from './plugins/repeats.js'
 import restoring from './plugins/restoring.js'
 import slow from './plugins/slow.js'
 import tokens, { type Tokens } from './plugins/tokens.js'
@@ -77,6 +78,7 @@ export async function buildApp ({ service, ...options }: AppOptions): Promise<Fa
   const app = await buildShell(options)
   for (const schema of COMPONENTS) app.addSchema(schema)
   await app.register(restoring, { check: () => { service.checkRestored() } })
+  await app.register(repeats, { repeats: service.repeats })
   await app.register(serviceRoutes, { service })
   await app.register(catalogRoutes, { service })
   await app.register(volumeRoutes, { service })

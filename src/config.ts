@@ -37,6 +37,7 @@ export interface Limits {
   labelNameChars: number
   labelValueChars: number
   streams: number
+  idempotencyKeys: number
   connections: number
   /** Free space kept on a volume, in percent of its capacity. */
   keepFreePercent: number
@@ -187,6 +188,7 @@ const SETTINGS = {
   PMEMSETD_LABEL_NAME_CHARS_MAX: integer(63, 1, 253),
   PMEMSETD_LABEL_VALUE_CHARS_MAX: integer(256, 0, 4096),
   PMEMSETD_STREAMS_MAX: integer(256, 1, 4096),
+  PMEMSETD_IDEMPOTENCY_KEYS_MAX: integer(10_000, 1, 1_000_000),
   PMEMSETD_CONNECTIONS_MAX: integer(4096, 1, 65_536),
   PMEMSETD_KEEP_FREE_PERCENT: integer(1, 0, 99)
 } satisfies Record<string, Setting<unknown>>
@@ -287,6 +289,7 @@ export function loadConfig (env: NodeJS.ProcessEnv): Config {
       labelNameChars: v.PMEMSETD_LABEL_NAME_CHARS_MAX,
       labelValueChars: v.PMEMSETD_LABEL_VALUE_CHARS_MAX,
       streams: v.PMEMSETD_STREAMS_MAX,
+      idempotencyKeys: v.PMEMSETD_IDEMPOTENCY_KEYS_MAX,
       connections: v.PMEMSETD_CONNECTIONS_MAX,
       keepFreePercent: v.PMEMSETD_KEEP_FREE_PERCENT
     }

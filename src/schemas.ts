@@ -200,6 +200,7 @@ export const LimitTable = Type.Object({
   labelNameChars: count(),
   labelValueChars: count(),
   streams: count(),
+  idempotencyKeys: count(),
   connections: count(),
   keepFreePercent: count()
 }, { ...CLOSED, $id: 'LimitTable', description: 'Every limit of this service' })
@@ -441,11 +442,15 @@ export const BatchOutcome = Type.Object({
 }, { ...CLOSED, $id: 'BatchOutcome' })
 
 /** Headers of a change. */
-export const Conditional = Type.Object({ 'if-match': Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' })) })
+const ifMatch = Type.Optional(Type.String({ pattern: CONDITION, description: 'The ETag that the change is meant for' }))
+export const Conditional = Type.Object({
+  'if-match': ifMatch,
+  'idempotency-key': Type.Optional(Type.String({ pattern: '^[\\x21-\\x7e]{1,255}$', description: 'The same request sent again under it gets the same reply, and is not done twice; kept for 24 hours' }))
+})
 
 /** Of a change by a body of octets. */
 export const ConditionalBytes = Type.Object({
-  ...Conditional.properties,
+  'if-match': ifMatch,
   'content-digest': Type.Optional(Type.String({ description: 'RFC 9530: sha-256 and sha-512 are checked, others are passed over' }))
 })
 

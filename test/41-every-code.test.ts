@@ -354,6 +354,19 @@ t.test('by flushes that fail', { skip: cannotBreak }, async (t) => {
   await end()
 })
 
+t.test('by a key that was used before', async (t) => {
+  const opened = await listening(t)
+  await makeSet(t, opened, { id: 's' })
+  const { addr } = await mapPart(t, opened, 's', 'x', { length: 64 * PAGE })
+  const read = { operations: [{ op: 'read', addr, length: 60 * PAGE }] }
+  const key = { 'idempotency-key': 'k' }
+  // One of them is the first, and the service has not answered it when the others come.
+  const codes = await Promise.all(Array.from({ length: 8 }, async () => (await call(t, opened, 'POST', '/sets/s/batch', read, key)).json.code as string | undefined))
+  if (codes.includes('IDEMPOTENCY_IN_PROGRESS')) provoked.add('IDEMPOTENCY_IN_PROGRESS')
+  await provoke(t, opened, ['POST', '/sets/s/batch', { operations: [{ op: 'read', addr, length: 1 }] }, key], 422, 'IDEMPOTENCY_KEY_REUSED', { retryable: false })
+  await provoke(t, opened, ['POST', '/sets/s/batch', read, key], 409, 'OUTCOME_UNKNOWN', { retryable: false })
+})
+
 t.test('every code is provoked, or this file says why it is not', async (t) => {
   const skipped: Array<[reason: string | false, codes: AnyCode[]]> = [[cannotBreak, ['PERSIST_FAILED', 'PMEMSET_E_DEEP_FLUSH_FAIL', 'SET_DEGRADED', 'EBUSY', 'FAILURE_NOT_FOUND']], [cannotMount, ['EROFS']], [cannotLimit, ['EMFILE', 'EFBIG']], [cannotSeal, ['EPERM']]]
   const excused = new Set<string>(skipped.flatMap(([reason, codes]) => (reason === false ? [] : codes)))

@@ -133,6 +133,7 @@ export class Refusing implements Catalog {
   partCount = (uid: string): number => this.#catalog.partCount(uid)
   failures = (uid: string): FailuresRecord | undefined => this.#catalog.failures(uid)
   intents = (): Iterable<IntentRecord> => this.#catalog.intents()
+  repeats = (): ReturnType<Catalog['repeats']> => this.#catalog.repeats()
   close = (): Promise<void> => this.#catalog.close()
   commit = (changes: readonly Change[]): Promise<void> => (this.refuses(changes) ? Promise.reject(new ServiceError('NO_SPACE', 'No.')) : this.#catalog.commit(changes))
 }

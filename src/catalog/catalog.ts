@@ -80,6 +80,19 @@ export interface IntentRecord {
   path: string
 }
 
+/** A request that was sent under a key. */
+export interface RepeatRecord {
+  /** SHA-256 of the key and whose it is. */
+  name: string
+  /** SHA-256 of what was asked for. */
+  request: string
+  /** Milliseconds since 1970. */
+  at: number
+  /** Else it was only begun. */
+  isDone: boolean
+  reply?: { status: number, headers: Readonly<Record<string, string>>, body: string }
+}
+
 export type Change =
   | { kind: 'put-service', service: ServiceRecord }
   | { kind: 'put-set', set: SetRecord }
@@ -90,6 +103,8 @@ export type Change =
   | { kind: 'delete-failures', set: string }
   | { kind: 'put-intent', intent: IntentRecord }
   | { kind: 'delete-intent', token: string }
+  | { kind: 'put-repeat', repeat: RepeatRecord }
+  | { kind: 'delete-repeat', name: string }
 
 export interface Catalog {
   /** Absent in a new one. */
@@ -101,6 +116,8 @@ export interface Catalog {
   partCount: (uid: string) => number
   failures: (uid: string) => FailuresRecord | undefined
   intents: () => Iterable<IntentRecord>
+  /** In no order. */
+  repeats: () => Iterable<RepeatRecord>
   /**
    * One transaction: all of the changes, in this order, or none; it answers when they are flushed to the medium. Deleting a set deletes its parts and
    * failures. NO_SPACE: there is no space for more; what takes away, or tells of a failure, has its space already.

@@ -9,7 +9,7 @@ import { constants } from 'node:os'
 import { chmod, mkdir, open as openFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { ServiceError } from '../errors.js'
-import type { Catalog, Change, FailuresRecord, IntentRecord, PartRecord, ServiceRecord, SetRecord } from './catalog.js'
+import type { Catalog, Change, FailuresRecord, IntentRecord, PartRecord, RepeatRecord, ServiceRecord, SetRecord } from './catalog.js'
 
 /** Of the keys and records below. */
 const SCHEMA = 1
@@ -61,12 +61,14 @@ function rowOf (change: Change): Row {
     case 'delete-failures': return { key: ['failures', change.set] }
     case 'put-intent': return { key: ['intent', change.intent.token], text: JSON.stringify(change.intent) }
     case 'delete-intent': return { key: ['intent', change.token] }
+    case 'put-repeat': return { key: ['repeat', change.repeat.name], text: JSON.stringify(change.repeat) }
+    case 'delete-repeat': return { key: ['repeat', change.name] }
   }
 }
 
 /** What takes away, and what must not be forgotten, for which the space is there. */
 function isRelief ({ kind }: Change): boolean {
-  return kind === 'delete-part' || kind === 'delete-set' || kind === 'put-failures' || kind === 'delete-failures'
+  return kind === 'delete-part' || kind === 'delete-set' || kind === 'put-failures' || kind === 'delete-failures' || kind === 'delete-repeat'
 }
 
 function isErrno (error: unknown, ...names: Array<keyof typeof constants.errno>): boolean {
@@ -196,6 +198,10 @@ export class LmdbCatalog implements Catalog {
 
   intents (): Iterable<IntentRecord> {
     return this.#all<IntentRecord>(['intent'])
+  }
+
+  repeats (): Iterable<RepeatRecord> {
+    return this.#all<RepeatRecord>(['repeat'])
   }
 
   #keys (prefix: Key): Key[] {

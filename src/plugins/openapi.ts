@@ -7,6 +7,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import type { TSchema } from 'typebox'
 import { statusOf, type Circumstance, type CodeName } from '../errors.js'
+import { takesKey } from './repeats.js'
 import { waitsForRestoration } from './restoring.js'
 import { isOpen } from './tokens.js'
 
@@ -55,6 +56,7 @@ const ALWAYS: readonly ToldCode[] = ['PARAMETER_INVALID', 'PARAMETER_UNKNOWN', '
 const WITH_TOKENS: readonly ToldCode[] = ['TOKEN_REQUIRED', 'SCOPE_MISSING']
 // Of sets and volumes, while the service restores.
 const WITH_SETS: readonly ToldCode[] = ['RESTORING']
+const WITH_KEY: readonly ToldCode[] = ['IDEMPOTENCY_IN_PROGRESS', 'IDEMPOTENCY_KEY_REUSED', 'OUTCOME_UNKNOWN', 'NO_SPACE', 'EIO']
 const WITH_BODY: readonly ToldCode[] = ['BODY_TOO_LARGE', 'MEDIA_TYPE_UNSUPPORTED']
 
 function refusals (told: readonly ToldCode[]): Record<string, object> {
@@ -70,8 +72,9 @@ function refusals (told: readonly ToldCode[]): Record<string, object> {
   }))
 }
 
-function headersOf (told: Told, status: string): { headers?: object } {
+function headersOf (told: Told, status: string, hasKey: boolean): { headers?: object } {
   const headers = {
+    ...(hasKey ? { 'Idempotency-Replayed': { type: 'string', description: 'true: the reply of an earlier request under the same key' } } : {}),
     ...(told.etag ? { ETag: { type: 'string', description: 'The state of it, for If-Match' } } : {}),
     ...(status === '201' ? { Location: { type: 'string', description: 'Where it is' } } : {}),
     ...(status === '206' ? { 'Content-Range': { type: 'string', description: 'Which of the bytes they are' } } : {}),
@@ -80,10 +83,10 @@ function headersOf (told: Told, status: string): { headers?: object } {
   return Object.keys(headers).length === 0 ? {} : { headers }
 }
 
-function answers (told: Told): Record<string, object> {
+function answers (told: Told, hasKey: boolean): Record<string, object> {
   return Object.fromEntries(Object.entries(told.answers).map(([status, answer]): [string, object] => {
     const description = typeof answer === 'string' ? answer : DESCRIPTIONS[status]
-    const headers = headersOf(told, status)
+    const headers = headersOf(told, status, hasKey)
     if (told.bytes === 'out' || told.bytes === 'both') return [status, { description, ...headers, content: { 'application/octet-stream': OCTETS } }]
     if (told.type !== undefined) return [status, { description, ...headers, content: { [told.type]: { schema: { type: 'string' } } } }]
     if (typeof answer === 'string') return [status, { description, ...headers, type: 'null' }]
@@ -101,7 +104,8 @@ function withExamples (schema: unknown, examples: Record<string, unknown> = {}):
 /** The schema of a route as the document is to have it. */
 function toDocument (schema: FastifySchema, told: Told, { hasBody, isOpen, waits }: { hasBody: boolean, isOpen: boolean, waits: boolean }): FastifySchema {
   const { path, query } = told.example
-  const codes = [...told.codes, ...ALWAYS, ...(isOpen ? [] : WITH_TOKENS), ...(waits ? WITH_SETS : []), ...(hasBody ? WITH_BODY : [])]
+  const hasKey = takesKey(schema)
+  const codes = [...told.codes, ...ALWAYS, ...(isOpen ? [] : WITH_TOKENS), ...(waits ? WITH_SETS : []), ...(hasBody ? WITH_BODY : []), ...(hasKey ? WITH_KEY : [])]
   const params = withExamples(schema.params, path)
   const querystring = withExamples(schema.querystring, query)
   return {
@@ -110,7 +114,7 @@ function toDocument (schema: FastifySchema, told: Told, { hasBody, isOpen, waits
     ...(querystring === undefined ? {} : { querystring }),
     ...(told.bytes === 'in' || told.bytes === 'both' ? { body: { content: { 'application/octet-stream': OCTETS } } } : {}),
     ...(isOpen ? { security: [] } : {}),
-    response: { ...answers(told), ...refusals(codes) }
+    response: { ...answers(told, hasKey), ...refusals(codes) }
   }
 }
 

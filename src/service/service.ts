@@ -11,6 +11,7 @@ import { changesTo, checkDocument, checkExpected, tell, type Told } from './docu
 import { Memory, Streams } from './memory.js'
 import { Operations } from './operations.js'
 import type { Expected } from './set.js'
+import { Repeats } from './repeats.js'
 import { Sets } from './sets.js'
 import { Volumes } from './volumes.js'
 
@@ -43,6 +44,7 @@ export interface Restored {
 
 export class Service {
   readonly sets: Sets
+  readonly repeats: Repeats
   readonly volumes: Volumes
   readonly memory: Memory
   readonly operations: Operations
@@ -65,7 +67,8 @@ export class Service {
     const isNew = [...catalog.sets()].length === 0 && [...catalog.intents()].length === 0
     this.#progress = isNew ? undefined : { parts: 0, restored: 0 }
     this.volumes = new Volumes(engine, config.volumes, limits)
-    this.sets = new Sets({ engine, catalog, volumes: this.volumes, limits })
+    this.repeats = new Repeats(catalog, limits.idempotencyKeys)
+    this.sets = new Sets({ engine, catalog, commit: this.repeats.commit, volumes: this.volumes, limits })
     this.operations = new Operations(limits)
     this.#forgetEngine = engine.onFlushFailed(() => this.sets.recordFailures())
     this.memory = new Memory(new Streams(limits.streams))

@@ -17,6 +17,8 @@ export const SMALL_WRITE_BYTES_MAX = 64 * 1024
 export interface Context {
   engine: Engine
   catalog: Catalog
+  /** Of the catalog; under the key of the request that it is for. */
+  commit: Catalog['commit']
   volumes: Volumes
   limits: Limits
   /** Every set. */
@@ -239,7 +241,7 @@ export class LiveSet {
     return this.change(expected, async () => {
       const parts = await remove()
       try {
-        await this.context.catalog.commit([{ kind: 'delete-set', uid: this.#record.uid }])
+        await this.context.commit([{ kind: 'delete-set', uid: this.#record.uid }])
       } catch (error) {
         await restore(parts)
         throw error
@@ -279,7 +281,7 @@ export class LiveSet {
   /** Within a change: records it, under a new revision. */
   async commit (changes: readonly Change[], fields: Partial<Pick<SetRecord, 'coalescing' | 'labels' | 'partsMade' | 'effectiveGranularity'>> = {}): Promise<void> {
     const set: SetRecord = { ...this.#record, ...fields, revision: this.#record.revision + 1 }
-    await this.context.catalog.commit([{ kind: 'put-set', set }, ...changes])
+    await this.context.commit([{ kind: 'put-set', set }, ...changes])
     this.#record = set
     this.#version = versionOf(set)
   }

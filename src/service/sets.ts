@@ -83,7 +83,7 @@ export class Sets {
 
   async create ({ id = this.#newId(), requiredGranularity, coalescing = 'none', windowSize, labels = {} }: NewSet, expected: Expected): Promise<LiveSet> {
     if (expected !== undefined) throw new ServiceError('PRECONDITION_FAILED', 'A set that is to be made has no state yet.')
-    const { engine, catalog, limits } = this.#context
+    const { engine, commit, limits } = this.#context
     const window = windowSize ?? limits.windowBytesDefault
     this.#checkFree(id)
     checkLabels(labels, limits)
@@ -95,7 +95,7 @@ export class Sets {
     }, handle)
     this.#pending.set(id, set.record.windowSize)
     try {
-      await catalog.commit([{ kind: 'put-set', set: set.record }])
+      await commit([{ kind: 'put-set', set: set.record }])
       this.#byId.set(id, set)
     } catch (error) {
       await engine.deleteSet(handle)
@@ -136,14 +136,14 @@ export class Sets {
   /** Exchanges all sets for those that the changes put on record, and `restore` brings back; where they cannot be recorded, all stay. */
   replace (changes: () => Change[], restore: () => Promise<void>): Promise<void> {
     if (this.#pending.size > 0) throw new ServiceError('BUSY', 'A set is being made.')
-    const { catalog } = this.#context
+    const { commit } = this.#context
     const sets = [...this.#byId.values()]
     // While nobody changes any of them.
     return this.#within(sets, async () => {
       const removed: Array<{ set: LiveSet, parts: LivePart[] }> = []
       try {
         for (const set of sets) removed.push({ set, parts: await removeParts(set) })
-        await catalog.commit(changes())
+        await commit(changes())
       } catch (error) {
         for (const { set, parts } of removed) await restoreParts(set, parts)
         throw error
