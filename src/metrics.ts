@@ -133,6 +133,7 @@ export interface Census {
   sets: number
   setsDegraded: number
   parts: number
+  partsUnavailable: number
   mappedBytes: number
   mappings: number
   mappingsMax: number
@@ -151,8 +152,9 @@ export function createMetrics (replies: Replies, take: () => Census): () => Prom
   let census: Census // of the moment when the text is asked for
   replies.register(registry)
   gauge('pmemsetd_sets', 'Sets.', registry, () => census.sets)
-  gauge('pmemsetd_sets_degraded', 'Sets with a file whose flush has failed.', registry, () => census.setsDegraded)
+  gauge('pmemsetd_sets_degraded', 'Sets with a file whose flush has failed, or with a part that is not available.', registry, () => census.setsDegraded)
   gauge('pmemsetd_parts', 'Parts.', registry, () => census.parts)
+  gauge('pmemsetd_parts_unavailable', 'Parts that could not be mapped again.', registry, () => census.partsUnavailable)
   gauge('pmemsetd_mapped_bytes', 'Bytes of all parts.', registry, () => census.mappedBytes)
   gauge('pmemsetd_mappings', 'Kernel mappings in use by parts and the gaps between them.', registry, () => census.mappings)
   gauge('pmemsetd_mappings_max', 'Kernel mappings that may be used.', registry, () => census.mappingsMax)

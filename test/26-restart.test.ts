@@ -124,6 +124,7 @@ for (const { name, meanwhile, code, status, members = {}, mend, adopt } of KINDS
     const again = await reopen(t, opened, () => { meanwhile(path) })
     t.match(await must(t, again, 'GET', '/sets/s'), { state: 'degraded', partCount: 3, mapCount: 2, mappedBytes: 2 * PAGE })
     t.match(await must(t, again, 'GET', '/sets/other'), { state: 'ready', partCount: 1 })
+    t.match((await must(t, again, 'GET', '/metrics') as Buffer).toString(), /^pmemsetd_sets_degraded 1\n[\s\S]*^pmemsetd_parts_unavailable 1$/m)
     t.match(await partsOf(t, again, 's'), [{ id: 'head', addr: head.addr, state: 'mapped', problem: undefined }, { id: 'p', addr: part.addr, length: 4 * PAGE, state: 'unavailable', problem: code }, { id: 'tail', addr: tail.addr, state: 'mapped' }], 'in address order')
     t.match(await must(t, again, 'GET', '/sets/s/parts/p'), { id: 'p', state: 'unavailable', problem: code, revision: tail.revision })
     t.match(await must(t, again, 'GET', `/sets/s/parts?addr=${part.addr}&length=1`), { items: [{ id: 'p' }] })

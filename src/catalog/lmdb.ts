@@ -107,10 +107,6 @@ async function checkMagic (path: string): Promise<void> {
   }
 }
 
-async function makeDirectory (path: string): Promise<void> {
-  if (await mkdir(path, { recursive: true, mode: DIRECTORY_MODE }) !== undefined) await syncDirectory(dirname(path))
-}
-
 export class LmdbCatalog implements Catalog {
   readonly #path: string
   readonly #allocate: LmdbOptions['allocate']
@@ -129,7 +125,7 @@ export class LmdbCatalog implements Catalog {
 
   /** Refuses, with a CatalogError, one that another version wrote. */
   static async open ({ dir, allocate }: LmdbOptions): Promise<LmdbCatalog> {
-    await makeDirectory(dir)
+    await mkdir(dir, { recursive: true, mode: DIRECTORY_MODE })
     const path = join(dir, FILE)
     const isNew = await stat(path).then(() => false, () => true)
     if (isNew) await (await openFile(path, 'a', FILE_MODE)).close()
@@ -158,7 +154,8 @@ export class LmdbCatalog implements Catalog {
     if (this.#db.get(['schema']) !== undefined) return
     await this.#write([{ key: ['schema'], text: JSON.stringify(SCHEMA) }])
     await chmod(`${this.#path}-lock`, FILE_MODE)
-    await syncDirectory(dirname(this.#path))
+    const dir = dirname(this.#path)
+    for (const path of [dir, dirname(dir)]) await syncDirectory(path)
   }
 
   #open (): RootDatabase<string, Key> {

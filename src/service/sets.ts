@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Change, SetRecord } from '../catalog/catalog.js'
 import { isStale } from '../engine/engine.js'
 import { EngineError, hex, ServiceError, toldCode } from '../errors.js'
+import type { Census } from '../metrics.js'
 import type { NewSet, Page, PmemSet } from '../schemas.js'
 import { changesOf, mark as markFailures } from './failures.js'
 import { pageOf, type PageRequest } from './list.js'
@@ -50,12 +51,13 @@ export class Sets {
     return [...this.#byId.values()].reduce((sum, set) => sum + set.partCount, 0)
   }
 
-  census (): { sets: number, setsDegraded: number, parts: number, mappedBytes: number } {
+  census (): Pick<Census, 'sets' | 'setsDegraded' | 'parts' | 'partsUnavailable' | 'mappedBytes'> {
     const told = [...this.#byId.keys()].flatMap((id) => this.#tell(id) ?? [])
     return {
       sets: this.count,
       setsDegraded: told.filter(({ state }) => state === 'degraded').length,
       parts: this.partCount,
+      partsUnavailable: [...this.#byId.values()].reduce((sum, { missing }) => sum + missing.length, 0),
       mappedBytes: told.reduce((sum, { mappedBytes }) => sum + mappedBytes, 0)
     }
   }
