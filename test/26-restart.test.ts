@@ -155,7 +155,7 @@ for (const { name, meanwhile, code, status, members = {}, mend, adopt } of KINDS
     mend(path)
     if (adopt === true) await refused(t, again, ['POST', '/sets/s/parts/p/restore', { adopt: false }], status, code, members)
     const restored = await call(t, again, 'POST', '/sets/s/parts/p/restore', { ...(adopt === undefined ? {} : { adopt }) })
-    t.match([restored.status, restored.json], [200, { id: 'p', addr: part.addr, length: 4 * PAGE, state: 'mapped', coalesced: true, problem: undefined, map: { addr: head.addr, size: 5 * PAGE } }])
+    t.match([restored.status, restored.json], [200, { id: 'p', addr: part.addr, length: 4 * PAGE, state: 'mapped', coalesced: true, problem: undefined, map: { addr: head.addr, size: 6 * PAGE } }], 'one with the map before it and with the one behind, as ever')
     t.match(await must(t, again, 'GET', '/sets/s'), { state: 'ready' })
     t.equal(restored.headers.etag, (await call(t, again, 'GET', '/sets/s')).headers.etag)
     t.match((await call(t, again, 'POST', '/sets/s/parts/p/restore', {})).json, restored.json, 'a part that is mapped stays as it is')
@@ -259,6 +259,30 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     t.match(await post(second.address, '/sets/s/parts', { source: { type: 'file', path: 'f4', create: 'if_needed' }, length: PAGE }), { id: 'part-5' })
   })
 }
+
+t.test('unavailable: a medium of another granularity', async (t) => {
+  const dir = folder(t)
+  const fine = await serving(t, dir, { PMEMSETD_SIMULATE: 'cache_line' })
+  for (const [id, requiredGranularity] of [['any', 'page'], ['fine', 'cache_line']]) {
+    await post(fine.address, '/sets', { id, requiredGranularity })
+    await post(fine.address, `/sets/${id}/parts`, { id: 'p', source: { type: 'file', path: 'f', create: 'if_needed' }, length: PAGE })
+  }
+  const before = await worldOf(fine.address)
+  fine.child.kill('SIGKILL')
+  await fine.ended
+
+  const coarse = await serving(t, dir)
+  for (const [id, problem, status, effectiveGranularity] of [['any', 'PMEMSET_E_GRANULARITY_MISMATCH', 409, 'cache_line'], ['fine', 'PMEMSET_E_GRANULARITY_NOT_SUPPORTED', 422, undefined]] as const) {
+    t.match((await ask({ url: `${coarse.address}/sets/${id}/parts/p` })).json, { state: 'unavailable', problem })
+    t.match(await ask({ url: `${coarse.address}/sets/${id}/parts/p/restore` }, { method: 'POST', body: {} }), { status, json: { code: problem, availableGranularity: 'page', effectiveGranularity } })
+    t.match((await ask({ url: `${coarse.address}/sets/${id}` })).json, { state: 'degraded', effectiveGranularity: 'cache_line', partCount: 1, mapCount: 0 })
+  }
+  t.match(coarse.said(), /"message":"part unavailable","set":"any","part":"p","problem":"PMEMSET_E_GRANULARITY_MISMATCH"/)
+  coarse.child.kill('SIGTERM')
+  t.equal(await coarse.ended, 0)
+  const again = await serving(t, dir, { PMEMSETD_SIMULATE: 'cache_line' })
+  t.same(await worldOf(again.address), before)
+})
 
 t.test('the second service of a volume, or of a catalog, says who is there, and ends', async (t) => {
   const dir = folder(t, 'a', 'b', 'state', 'other')

@@ -7,7 +7,7 @@ import { EngineError, hex, ServiceError } from '../errors.js'
 import type { Page, PartMap, Removal } from '../schemas.js'
 import { changeOf as failureChanges } from './failures.js'
 import { pageOf, REPORTED_MAX, type PageRequest } from './list.js'
-import { restoreParts } from './restore.js'
+import { bringBack } from './restore.js'
 import type { Expected, LivePart, LiveSet, MissingPart } from './set.js'
 
 const SPACE_END = 1n << 64n
@@ -131,7 +131,7 @@ async function forget (set: LiveSet, { removed }: Removed, missing: readonly Mis
       ...(missing.length === 0 ? [] : await failureChanges(set, set.missing.filter((one) => !missing.includes(one))))
     ])
   } catch (error) {
-    await restoreParts(set, mapped)
+    await bringBack(set, mapped)
     throw error
   }
   for (const { addr, length } of missing) await set.context.engine.release(set.handle, addr, length)

@@ -9,7 +9,7 @@ import type { NewPart, Page, Part } from '../schemas.js'
 import { pageOf, type PageRequest } from './list.js'
 import { firstBehind, removeRange, toWindow, type RangeRequest } from './maps.js'
 import { mark as markFailures } from './failures.js'
-import { restoreParts } from './restore.js'
+import { bringBack } from './restore.js'
 import type { Expected, LivePart, LiveSet, MissingPart } from './set.js'
 import type { OpenVolume } from './volumes.js'
 
@@ -220,7 +220,7 @@ export function restore (set: LiveSet, id: string, adopt: boolean, expected: Exp
     const { part } = find(set, id)
     const before = part.record
     if (before === undefined || set.missingPart(part) === undefined) return get(set, id)
-    await restoreParts(set, [part], { adopt })
+    await bringBack(set, [part], { adopt })
     const problem = set.missingPart(part)?.problem
     if (problem !== undefined) return await explain(problem, set, before.source.volume, before.source.path)
     try {
@@ -228,7 +228,7 @@ export function restore (set: LiveSet, id: string, adopt: boolean, expected: Exp
     } catch (error) {
       await set.context.engine.remove(set.handle, BigInt(before.addr), 1, false, 1)
       part.record = before
-      await restoreParts(set, [part])
+      await bringBack(set, [part])
       throw error
     }
     await markFailures(set)

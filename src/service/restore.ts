@@ -55,9 +55,40 @@ async function restoreSome (set: LiveSet, parts: readonly Recorded[], adopt: boo
   })
 }
 
-/** Maps parts that are on record and not mapped; `adopt` takes whatever file is at the path. What came of each, the set tells. */
+function isRecorded (part: LivePart | undefined): part is Recorded {
+  return part?.record !== undefined
+}
+
+/** Maps right behind the parts that were one with theirs: taken out, to be mapped again as such. One that is in use stays a map of its own, until the next start. */
+async function takeFollowers (set: LiveSet, parts: readonly Recorded[]): Promise<Recorded[]> {
+  const { engine } = set.context
+  const taken: Recorded[] = []
+  for (const { cookie, record } of parts) {
+    const end = BigInt(record.addr) + BigInt(record.length)
+    const map = engine.lookup(set.handle, end)
+    const first = map === undefined ? undefined : set.partOf(map.cookie)
+    if (map?.mapAddr !== end || first?.record?.coalesced !== true || first.cookie < cookie) continue
+    const { removed } = await engine.removeMap(set.handle, end, map.mapParts).catch(() => ({ removed: [] }))
+    taken.push(...removed.map((one) => set.partOf(one.cookie)).filter(isRecorded))
+  }
+  return taken
+}
+
+/** Maps parts again that were mapped until now, or could not be; `adopt` takes whatever file is at the path of each. */
+export async function bringBack (set: LiveSet, parts: Iterable<LivePart>, { adopt = false } = {}): Promise<void> {
+  const recorded = [...parts].filter(isRecorded)
+  const followers = await takeFollowers(set, recorded)
+  if (followers.length === 0 || !adopt) {
+    await restoreParts(set, [...recorded, ...followers], { adopt })
+  } else {
+    await restoreParts(set, recorded, { adopt })
+    await restoreParts(set, followers)
+  }
+}
+
+/** Maps parts that are on record, of a set where nothing is mapped behind them. What came of each, the set tells. */
 export async function restoreParts (set: LiveSet, parts: Iterable<LivePart>, { adopt = false } = {}): Promise<void> {
-  const recorded = [...parts].filter((part): part is Recorded => part.record !== undefined)
+  const recorded = [...parts].filter(isRecorded)
   // As they were made: which map a part belongs to depends on the parts before it.
   recorded.sort((a, b) => a.cookie - b.cookie)
   for (let i = 0; i < recorded.length; i += PARTS_AT_A_TIME) {
