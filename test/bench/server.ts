@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../shell.js'
 
 const START_SECONDS_MAX = 30
-const SERVER_CORE = 0
+export const SERVER_CORE = 0
 export const LOAD_CORE = Math.min(1, availableParallelism() - 1)
 
 export const HERE = dirname(fileURLToPath(import.meta.url))
