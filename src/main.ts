@@ -64,11 +64,17 @@ function explain (error: unknown): unknown {
 /** Takes the catalog's directory and every volume for this process. */
 function lockPlaces (engine: Engine, config: Config): void {
   for (const dir of new Set([config.stateDir, ...config.volumes.map(({ path }) => join(path, STATE_NAME))])) {
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
     try {
+      mkdirSync(dir, { recursive: true, mode: 0o700 })
       engine.lock(join(dir, 'lock'))
     } catch (error) {
-      if (!(error instanceof EngineError) || error.codeName !== 'EAGAIN') throw error
+      const code = error instanceof EngineError ? error.codeName : (error as NodeJS.ErrnoException).code
+      if (code === 'EROFS' && dir !== config.stateDir) {
+        // Nobody writes there, so nobody has to be kept from it. Its parts are not available, and tell why.
+        log('warn', 'a volume is read-only', { volume: config.volumes.find(({ path }) => join(path, STATE_NAME) === dir)?.name ?? '' })
+        continue
+      }
+      if (!(error instanceof EngineError) || code !== 'EAGAIN') throw error
       throw new ConfigError(`${dir} is in use by another pmemsetd, process ${error.value}; end that one, or set PMEMSETD_VOLUMES and PMEMSETD_STATE_DIR to other places`)
     }
   }

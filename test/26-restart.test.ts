@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Nothing is lost by a restart: sets, parts, addresses, maps, revisions and numbers are as they were, and what cannot be mapped again is told part by part.
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,7 +10,8 @@ import { loadConfig } from '../src/config.js'
 import { silent } from '../src/log.js'
 import type { Part, PmemSet } from '../src/schemas.js'
 import { Service } from '../src/service/service.js'
-import { ask, folder, run, serving, type Json } from './process.js'
+import { cannotMount, mounted, tmpfs } from './media.js'
+import { ask, folder, run, serving, type Json, type Reply } from './process.js'
 import { call, makeFile, makeSet, mapPart, mapsOf, MIB, must, open, openCatalog, PAGE, plus, refused, reopen, theEngine, world, type Opened } from './service.js'
 
 async function partsOf (t: Test, opened: Opened, set: string): Promise<Part[]> {
@@ -233,7 +235,7 @@ async function post (address: string, path: string, body: object, method = 'POST
   return json
 }
 
-async function worldOf (address: string): Promise<Json> {
+async function worldOf (address: string): Promise<Reply[]> {
   const { items } = (await ask({ url: `${address}/sets` })).json as { items: PmemSet[] }
   return await Promise.all(items.flatMap(({ id }) => ['', '/parts', '/maps'].map((what) => ask({ url: `${address}/sets/${id}${what}` }))))
 }
@@ -282,6 +284,29 @@ t.test('unavailable: a medium of another granularity', async (t) => {
   t.equal(await coarse.ended, 0)
   const again = await serving(t, dir, { PMEMSETD_SIMULATE: 'cache_line' })
   t.same(await worldOf(again.address), before)
+})
+
+t.test('unavailable: a volume that has become read-only', { skip: cannotMount }, async (t) => {
+  const dir = folder(t, 'data')
+  const second = mounted(t, tmpfs('4m'))
+  const env = { PMEMSETD_VOLUMES: `default=./data,second=${second}` }
+  const first = await serving(t, dir, env)
+  await post(first.address, '/sets', { id: 's', requiredGranularity: 'page' })
+  for (const volume of ['default', 'second']) await post(first.address, '/sets/s/parts', { id: volume, source: { type: 'file', volume, path: 'f', create: 'if_needed' }, length: PAGE })
+  const before = await worldOf(first.address)
+  first.child.kill('SIGKILL')
+  await first.ended
+  execFileSync('mount', ['-o', 'remount,ro', second])
+  const readOnly = await serving(t, dir, env)
+  t.match((await ask({ url: `${readOnly.address}/sets/s/parts` })).json, { items: [{ id: 'default', state: 'mapped' }, { id: 'second', state: 'unavailable', problem: 'EROFS' }] })
+  t.match(readOnly.said(), /"message":"a volume is read-only","volume":"second"/)
+  execFileSync('mount', ['-o', 'remount,rw', second])
+  t.match(await post(readOnly.address, '/sets/s/parts/second/restore', {}), { state: 'mapped' })
+  readOnly.child.kill('SIGKILL')
+  await readOnly.ended
+  const again = await serving(t, dir, env)
+  const states = (all: Reply[]): unknown => all.map(({ json }) => json?.items?.map(({ id, addr, state }: Part) => ({ id, addr, state })) as unknown)
+  t.same(states(await worldOf(again.address)), states(before))
 })
 
 t.test('the second service of a volume, or of a catalog, says who is there, and ends', async (t) => {

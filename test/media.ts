@@ -3,7 +3,7 @@
 // What tests of faults share: file systems that are small, full, or lose what is written to them. They need root; the tests skip with the reason elsewhere.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
@@ -14,7 +14,7 @@ import { cannot, makeFile, MIB, PAGE } from './service.js'
 /** For tap's `skip`: why there can be no mounts. */
 export const cannotMount = cannot('mkdir m && mount -t tmpfs -o size=1m none m && umount m')
 /** For tap's `skip`: why brokenDisk cannot be had. */
-export const cannotBreak = cannotMount !== false ? cannotMount : cannot('truncate -s 16M image && mkfs.ext4 -q image && mkdir m && mount -o loop image m && umount m && filefrag -v image && fallocate -p -o 0 -l 4096 image')
+export const cannotBreak = cannotMount !== false ? cannotMount : cannot('truncate -s 16M image && mkfs.ext4 -q image && mkdir m && mount -o loop image m && umount m && filefrag -v image && debugfs -R "blocks <8>" image && fallocate -p -o 0 -l 4096 image')
 
 /** A file system at a directory of its own, until the end of the test; lazily, since a file whose flush failed stays open in the engine. */
 export function mounted (t: Test, command: (dir: string) => string[], dir = mkdtempSync(join(tmpdir(), 'pmemsetd-mount-'))): string {
@@ -57,14 +57,29 @@ export interface BrokenDisk {
   overwrite: (name: string, bytes: Buffer) => void
 }
 
+/** Gives the journal of an ext4 its space: one that cannot be written makes the file system read-only, which is another fault than that of a file. */
+function backJournal (image: string): void {
+  const blocks = execFileSync('debugfs', ['-R', 'blocks <8>', image], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim().split(/\s+/).map(Number)
+  const fd = openSync(image, 'r+')
+  const bytes = Buffer.alloc(PAGE)
+  for (const block of blocks) {
+    readSync(fd, bytes, 0, PAGE, block * PAGE)
+    writeSync(fd, bytes, 0, PAGE, block * PAGE)
+  }
+  closeSync(fd)
+}
+
 /** An ext4 on a loop device on a small tmpfs, and files on it, of four pages, for which the tmpfs has no space left. */
 export function brokenDisk (t: Test, names: readonly string[]): BrokenDisk {
   const beneath = mounted(t, tmpfs('40m'))
   const image = join(beneath, 'image')
   makeFile(beneath, 'image', 128 * MIB)
   execFileSync('mkfs.ext4', ['-q', '-b', '4096', '-J', 'size=8', image])
+  backJournal(image)
   const dir = mounted(t, (dir) => ['mount', '-o', 'loop,noatime', image, dir])
   rmSync(join(dir, 'lost+found'), { recursive: true })
+  // What a service writes there itself, so that its blocks are there later.
+  makeFile(dir, '.pmemset/lock', '0000000\n')
   for (const name of names) makeFile(dir, name, Buffer.alloc(4 * PAGE, 'd'))
   execFileSync('sync', ['-f', dir])
   const places = new Map<string, number>()
