@@ -97,6 +97,7 @@ t.test('where the reply was not kept, nobody says that it was', async (t) => {
   await refused(t, opened, [large[0], large[1], large[2], { 'idempotency-key': 'large' }], 409, 'OUTCOME_UNKNOWN', { detail: /carried out/ })
 
   // The process ends behind the change: what the catalog has by then is what it has when the last commit, of the reply, does not come about.
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- it is put back as it was
   const { commit } = LmdbCatalog.prototype
   LmdbCatalog.prototype.commit = async function (changes) {
     if (changes.some((change) => change.kind === 'put-repeat' && change.repeat.reply !== undefined)) throw new Error('not kept')
@@ -116,6 +117,7 @@ t.test('where the reply was not kept, nobody says that it was', async (t) => {
 t.test('a change that fails is no change, and its key is free', async (t) => {
   const opened = await open(t)
   await makeSet(t, opened, { id: 's' })
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- it is put back as it was
   const { commit } = LmdbCatalog.prototype
   LmdbCatalog.prototype.commit = () => Promise.reject(new Error('no medium'))
   const map: Request = ['POST', '/sets/s/parts', { source: source('y', { create: 'never' }), length: PAGE }]
