@@ -134,8 +134,9 @@ async function forget (set: LiveSet, { removed }: Removed, missing: readonly Mis
     await bringBack(set, mapped)
     throw error
   }
-  for (const { addr, length } of missing) await set.context.engine.release(set.handle, addr, length)
   for (const part of parts) set.dropPart(part)
+  // Where another part of the record had the addresses, none were kept for it.
+  for (const { addr, length } of missing) await set.context.engine.release(set.handle, addr, length).catch(() => {})
 }
 
 function report (dryRun: boolean, removed: RemovedParts, { trimmed, split }: Removed): Removal {
