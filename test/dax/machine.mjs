@@ -276,7 +276,7 @@ export class Machine {
 
   /* ---- the service in it ---- */
 
-  /** Starts it over directories of /mnt and waits for its first answer: as it was compiled, or, which is quicker, `bundled`. */
+  /** Starts it over directories of /mnt and waits until it is ready: as it was compiled, or, which is quicker, `bundled`. */
   async serve (volumes, { bundled = true, env = {} } = {}) {
     const settings = {
       PMEMSETD_HOST: GUEST_ADDRESS,
@@ -291,10 +291,10 @@ export class Machine {
     const until = Date.now() + START_SECONDS_MAX * 1000
     for (;;) {
       // The port takes connections before anyone listens in the guest: only an answer tells.
-      const answered = await this.request('GET', '/livez', { ms: TRY_MS_MAX }).then(({ status }) => status === 200, () => false)
+      const answered = await this.request('GET', '/readyz', { ms: TRY_MS_MAX }).then(({ status }) => status === 200, () => false)
       if (answered) return
       if (!await this.lives()) throw new Error(`the service ended: ${await this.log()}`)
-      if (Date.now() > until) throw new Error(`the service did not answer in ${START_SECONDS_MAX} s: ${await this.log()}`)
+      if (Date.now() > until) throw new Error(`the service was not ready in ${START_SECONDS_MAX} s: ${await this.log()}`)
       await sleep(100)
     }
   }
