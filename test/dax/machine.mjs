@@ -21,7 +21,7 @@ import { PACKAGES, ROOT, SetupError, setUp, systemPackages } from '../../src/set
 export const WORK = join(ROOT, 'build', 'dax')
 const KERNEL = join(WORK, 'kernel')
 const VMLINUX = join(KERNEL, 'vmlinux')
-const BUNDLE = join(WORK, 'service.mjs')
+export const BUNDLE = join(WORK, 'service.mjs')
 const TOKENS = join(WORK, 'tokens.json')
 const GUEST_ADDRESS = '10.0.2.15'
 const BOOT_SECONDS_MAX = 180
@@ -158,7 +158,7 @@ export function blank (name, bytes) {
   return path
 }
 
-async function freePort () {
+export async function freePort () {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address()
