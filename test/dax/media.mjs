@@ -146,8 +146,10 @@ async function dataPlane (machine, volume, { granularity }) {
 
 const parts = async (machine, set) => (await machine.ok('GET', `/sets/${set}/parts`)).items.map(({ id, addr, length }) => ({ id, addr, length }))
 
-/** Leaves nothing of it, as another process may at any time. */
-const fill = async (machine, volume) => { await machine.must(`fallocate -l 1G /mnt/${volume}/filler 2>/dev/null || dd if=/dev/zero of=/mnt/${volume}/filler bs=64k 2>/dev/null || true; sync`) }
+/** Leaves nothing of it, as another process may at any time. More than once: xfs gives back what it has set aside when it is asked to. */
+async function fill (machine, volume) {
+  await machine.must(`for size in 64k 4k 4k; do dd if=/dev/zero of=/mnt/${volume}/filler bs=$size conv=notrunc oflag=append 2>/dev/null || true; sync; done`)
+}
 
 async function isFull (machine, volume) {
   const set = `full-${volume}`
