@@ -13,7 +13,7 @@ const path = { set: setId() }
 const example = { ranges: [{ addr: '0x400000000000', length: 4096 }], bytes: 4096, durability: 'persisted', granularity: 'page', persistence: 'persistent' }
 export const ACCESS_CODES = ['SET_NOT_FOUND', 'PMEMSET_E_NO_PART_MAPPED', 'PART_UNAVAILABLE', 'PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE', 'PMEMSET_E_IO_FAIL', 'BUSY', 'ENOMEM'] as const
 const CHANGE_CODES = [...ACCESS_CODES, 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'SET_DEGRADED'] as const
-export const WRITE_CODES = [...CHANGE_CODES, 'DIGEST_MISMATCH', 'NO_SPACE', 'EIO', 'EROFS', 'EFBIG', 'PMEMSET_E_DEEP_FLUSH_FAIL'] as const
+export const WRITE_CODES = [...CHANGE_CODES, 'RECOVERY_PENDING', 'DIGEST_MISMATCH', 'NO_SPACE', 'EIO', 'EROFS', 'EFBIG', 'PMEMSET_E_DEEP_FLUSH_FAIL'] as const
 export const WRITE_DESCRIPTION = 'A write that fails half-way tells how much was `written`: of the bytes that were there before, at least so many are gone. A `Content-Digest` is looked at when the body has come. Only an aligned word of 8 bytes is never torn.'
 
 function refuseContentRange (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void {

@@ -10,8 +10,8 @@ interface SetPath { set: string }
 
 const NO_BYTES = Buffer.alloc(0)
 const path = { set: setId() }
-const STORE_CODES = [...ACCESS_CODES, 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'SET_DEGRADED', 'NO_SPACE', 'EIO', 'EROFS'] as const
-const BATCH_CODES = [...STORE_CODES, 'LIMIT_EXCEEDED', 'PMEMSET_E_DEEP_FLUSH_FAIL'] as const
+const STORE_CODES = [...ACCESS_CODES, 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'SET_DEGRADED', 'RECOVERY_PENDING', 'NO_SPACE', 'EIO', 'EROFS'] as const
+const BATCH_CODES = [...STORE_CODES, 'LIMIT_EXCEEDED', 'ATOMICITY_ACROSS_VOLUMES', 'ENOTSUP', 'EACCES', 'PMEMSET_E_DEEP_FLUSH_FAIL'] as const
 const written = { ranges: [{ addr: '0x400000000000', length: 4096 }], bytes: 4096, durability: 'persisted', granularity: 'page', persistence: 'persistent' }
 
 export default async function operations (app: FastifyInstance, { service }: { service: Service }): Promise<void> {
@@ -62,7 +62,7 @@ export default async function operations (app: FastifyInstance, { service }: { s
     id: 'runBatch',
     tag: 'memory',
     summary: 'Many operations in order, made durable together',
-    description: 'Everything that can be checked is checked before the first operation. The first that fails ends the batch: the problem has `failedOperation`, the `results` before it, and the `durability` that they reached. Ranges of persist and flush, and the words of atomics, become durable whatever `durability` says.',
+    description: 'Everything that can be checked is checked before the first operation. The first that fails ends the batch: the problem has `failedOperation`, the `results` before it, and the `durability` that they reached. Ranges of persist and flush, and the words of atomics, become durable whatever `durability` says. With `atomicity: all` the batch happens whole or not at all, whatever fails and whenever the process or the power ends: no operation of it is made before all of them are written down in the log of the volume, which all files that it stores to have to be of. Meanwhile stores of others to the same bytes wait; reads do not, and may see it half made. One that fails has done nothing, unless the problem has all of its `results`: then it is committed, a flush of a file has failed behind that, and it becomes whole when this failure is acknowledged, or with the next start.',
     path,
     headers: Conditional,
     body: ref(Batch),

@@ -8,6 +8,7 @@ export const OPS = ['read', 'write', 'memset', 'memcpy', 'memmove', 'persist', '
 export const ATOMIC_OPS = ['compare_exchange', 'exchange', 'add', 'and', 'or', 'xor'] as const
 export const HINTS = ['none', 'temporal', 'nontemporal', 'wc', 'wb'] as const
 const DURABILITIES = ['none', 'flushed', 'persisted', 'deep'] as const
+export const ATOMICITIES = ['none', 'all'] as const
 const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
 const PERSISTENCES = ['unknown', 'persistent', 'host_dependent', 'volatile'] as const
 /** The members of an operation, in the order of the engine's numbers for them; the first stands for the whole body. */
@@ -71,13 +72,14 @@ function lengthOf ({ op, length = 0, data }: BatchOperation): number {
 }
 
 /** The body of POST /sets/{set}/batch/binary. */
-export function encodeBatch (operations: readonly BatchOperation[], durability: typeof DURABILITIES[number] = 'persisted'): Uint8Array {
+export function encodeBatch (operations: readonly BatchOperation[], durability: typeof DURABILITIES[number] = 'persisted', atomicity: typeof ATOMICITIES[number] = 'none'): Uint8Array {
   const data = operations.reduce((sum, one) => sum + (one.data?.length ?? 0), 0)
   const body = new Uint8Array(HEADER_SIZE + operations.length * OPERATION_SIZE + data)
   const view = new DataView(body.buffer)
   view.setUint32(0, MAGIC, true)
   view.setUint16(4, VERSION, true)
   view.setUint8(6, DURABILITIES.indexOf(durability))
+  view.setUint8(7, ATOMICITIES.indexOf(atomicity))
   view.setUint32(8, operations.length, true)
   let at = HEADER_SIZE
   let behind = HEADER_SIZE + operations.length * OPERATION_SIZE

@@ -152,6 +152,7 @@ const pmemsetd = {
   SOURCE_REPLACED: { status: 409, title: 'Source replaced', meaning: 'The file at the path is not the one that the part was mapped from.', advice: 'Put the file back, or restore the part with adopt: true to take the one that is there.' },
   PART_UNAVAILABLE: { status: 409, title: 'Part unavailable', meaning: 'The part could not be mapped again when the service started; its addresses are kept for it.', advice: 'Mend what the part\'s problem names and restore the part, or remove it.' },
   SET_DEGRADED: { status: 409, title: 'Set degraded', meaning: 'An earlier flush of the file failed, so that another one would answer falsely.', advice: 'Read the failures of the set, and acknowledge each: rewrite what is in memory, or discard it.' },
+  RECOVERY_PENDING: { status: 409, title: 'Recovery pending', meaning: 'The bytes belong to a batch of atomicity all that is committed and could not be made whole yet; a store there would be undone.', advice: 'Mend what is in the way: acknowledge the failures of the set, restore its unavailable parts, or give the volume space.' },
   IDEMPOTENCY_IN_PROGRESS: { status: 409, title: 'Request in progress', meaning: 'The request of that Idempotency-Key is being answered.', advice: 'Repeat it when that one has its reply.' },
   OUTCOME_UNKNOWN: { status: 409, title: 'Outcome unknown', meaning: 'A request of that Idempotency-Key was begun before, and its reply was not kept.', advice: 'Read the state that it was to change; the detail says whether it was carried out.' },
   LIMIT_EXCEEDED: { status: 409, title: 'Limit reached', meaning: 'The service has as many of these as it may.', advice: 'Remove what is not needed, or have the operator raise the limit that the problem names.' },
@@ -160,6 +161,7 @@ const pmemsetd = {
   URI_TOO_LONG: { status: 414, title: 'URI too long', meaning: 'The request line is longer than the service takes.', advice: 'Send a shorter path and query.' },
   MEDIA_TYPE_UNSUPPORTED: { status: 415, title: 'Media type not supported', meaning: 'The operation does not take a body of that media type.', advice: 'Send the media type that accepted names.' },
   HOST_NOT_ALLOWED: { status: 421, title: 'Host not allowed', meaning: 'The request does not have exactly one Host that the service answers to.', advice: 'Use a name that the operator allows.' },
+  ATOMICITY_ACROSS_VOLUMES: { status: 422, title: 'Several volumes', meaning: 'A batch of atomicity all stores to files of several volumes, which have a log each.', advice: 'Send a batch for each volume.' },
   IDEMPOTENCY_KEY_REUSED: { status: 422, title: 'Key reused', meaning: 'The Idempotency-Key belongs to a request of another method, target or body.', advice: 'Use a new key for a new request.' },
   PRECONDITION_REQUIRED: { status: 428, title: 'Precondition required', meaning: 'The change replaces what is there, so it has to say what that is.', advice: 'Read the resource, and send its ETag in If-Match.' },
   HEADERS_TOO_LARGE: { status: 431, title: 'Headers too large', meaning: 'The header fields are larger than the service takes.', advice: 'Send fewer and shorter header fields.' },
@@ -237,7 +239,8 @@ export function atLocation (code: CodeName, location: string): (error: unknown) 
 
 /** `enum pmemset_reason` of native/src/error.h, by number. */
 export const REASONS = ['NONE', 'TRUNCATED', 'NO_SPACE', 'MEDIA', 'UNKNOWN_FAULT', 'PERSIST_FAILED', 'DEGRADED', 'LIMIT_PARTS', 'LIMIT_MAPPINGS',
-  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED', 'STALE', 'WINDOW_TAKEN', 'SOURCE_REPLACED'] as const
+  'LIMIT_WINDOWS', 'PATH_NOT_ALLOWED', 'SOURCE_IN_USE', 'KEEP_FREE', 'SOURCE_EXISTS', 'RANGE_LOST', 'MALFORMED', 'STALE', 'WINDOW_TAKEN', 'SOURCE_REPLACED',
+  'VOLUMES', 'LIMIT_RECORD', 'RECOVERY_PENDING'] as const
 export type Reason = typeof REASONS[number]
 
 const GRANULARITIES = ['byte', 'cache_line', 'page'] as const
@@ -382,12 +385,15 @@ function codeOf (e: EngineError): CodeName {
     case 'DEGRADED': return 'SET_DEGRADED'
     case 'LIMIT_PARTS':
     case 'LIMIT_MAPPINGS':
-    case 'LIMIT_WINDOWS': return 'LIMIT_EXCEEDED'
+    case 'LIMIT_WINDOWS':
+    case 'LIMIT_RECORD': return 'LIMIT_EXCEEDED'
     case 'PATH_NOT_ALLOWED': return 'PATH_NOT_ALLOWED'
     case 'SOURCE_IN_USE': return 'SOURCE_IN_USE'
     case 'KEEP_FREE': return 'NO_SPACE'
     case 'SOURCE_EXISTS': return 'EEXIST'
     case 'SOURCE_REPLACED': return 'SOURCE_REPLACED'
+    case 'VOLUMES': return 'ATOMICITY_ACROSS_VOLUMES'
+    case 'RECOVERY_PENDING': return 'RECOVERY_PENDING'
     // The set was deleted while the request was under way.
     case 'STALE': return 'SET_NOT_FOUND'
     default:
@@ -419,7 +425,7 @@ function statusOfEngine (code: CodeName, e: EngineError): number {
   }
 }
 
-const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'partsPerSet', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytes' }
+const LIMITS: Partial<Record<Reason, string>> = { LIMIT_PARTS: 'partsPerSet', LIMIT_MAPPINGS: 'mappings', LIMIT_WINDOWS: 'windowBytes', LIMIT_RECORD: 'atomicBatchBytes' }
 const FAULTS: Partial<Record<Reason, string>> = { TRUNCATED: 'truncated', NO_SPACE: 'no_space', MEDIA: 'media', UNKNOWN_FAULT: 'unknown' }
 
 /** An address as the wire has it. */

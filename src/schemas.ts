@@ -3,7 +3,7 @@
 // The shapes of the contract, once: what is validated, what is serialised, what the OpenAPI document names, and the types of all three. Request enums are
 // closed; response enums may grow, so they are plain strings, but for granularity and durability. No member is ever null: what is unknown is absent.
 import { Type, type Static, type TSchema } from 'typebox'
-import { ATOMIC_OPS, HINTS, OPS, type Op } from './batch.js'
+import { ATOMICITIES, ATOMIC_OPS, HINTS, OPS, type Op } from './batch.js'
 import { COALESCINGS, CREATES, DURABILITIES, GRANULARITIES, PERSISTENCES, RECOVERIES, type Coalescing, type Create, type Durability, type Granularity, type Persistence, type Recovery } from './engine/engine.js'
 
 export type { Durability, Recovery }
@@ -422,7 +422,7 @@ export const BatchOperation = Type.Object({
 export const Batch = Type.Object({
   operations: Type.Array(ref(BatchOperation), { minItems: 1 }),
   durability: durabilityParameter(),
-  atomicity: Type.Optional(choice(['none'] as const, { default: 'none', description: 'none: a crash in the middle leaves any of what was not durable yet' }))
+  atomicity: Type.Optional(choice(ATOMICITIES, { default: 'none', description: 'none: a crash in the middle leaves any of what was not durable yet; all: all of it or nothing. Then there are read, write, memset (without punch), memcpy and memmove only, and a durability' }))
 }, { ...CLOSED, $id: 'Batch', example: { operations: [{ op: 'write', addr: '0x400000000000', data: 'OCBieXRlcy4=' }, { op: 'read', addr: '0x400000000000', length: 8 }], durability: 'persisted' } })
 
 export const OperationResult = Type.Object({

@@ -92,7 +92,7 @@ t.test('what is refused, and changes nothing', async (t) => {
   await refused(t, opened, batch(fill, { op: 'read', addr, length: 2048 }), 409, 'LIMIT_EXCEEDED', { limit: 'batchResultBytes', max: 2048 })
   await refused(t, opened, batch(fill, { op: 'read', addr: plus(addr, SIZE - 1), length: 2 }), 422, 'PMEMSET_E_LENGTH_OUT_OF_RANGE', { failedOperation: 1, results: [], written: 0, ...pointer('/operations/1') })
   await refused(t, opened, batch(fill, { op: 'persist', ranges: [{ addr, length: 1 }, { addr: plus(addr, SIZE), length: 1 }] }, fill), 404, 'PMEMSET_E_CANNOT_FIND_PART_MAP', { failedOperation: 1 })
-  await refused(t, opened, ['POST', '/sets/s/batch', { operations: [fill], atomicity: 'all' }], 400, 'REQUEST_INVALID', pointer('/atomicity'))
+  await refused(t, opened, ['POST', '/sets/s/batch', { operations: [fill], atomicity: 'some' }], 400, 'REQUEST_INVALID', pointer('/atomicity'))
   await refused(t, opened, ['POST', '/sets/s/batch', { operations: [{ op: 'write', addr, data: 'A'.repeat(8192) }] }], 413, 'BODY_TOO_LARGE', { max: 8192 })
 
   const raw = (body: Buffer, headers = {}): ['POST', string, Buffer, Record<string, string>] => ['POST', '/sets/s/batch/binary', body, headers]

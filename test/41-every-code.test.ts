@@ -2,7 +2,7 @@
 // Every code that this version can answer with is provoked here, through HTTP; of every other one this file says why it cannot be.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, renameSync, rmSync, truncateSync } from 'node:fs'
+import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, renameSync, rmSync, truncateSync, writeSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -158,6 +158,29 @@ t.test('by a restart', async (t) => {
   await provoke(t, opened, ['GET', `/sets/s/memory?addr=${addr}&length=1`], 409, 'PART_UNAVAILABLE', { part: 'p', problem: 'SOURCE_REPLACED' })
   await provoke(t, opened, ['POST', '/sets/s/parts/p/restore', {}], 409, 'SOURCE_REPLACED')
   await provoke(t, opened, ['PUT', '/catalog', await must(t, opened, 'GET', '/catalog')], 428, 'PRECONDITION_REQUIRED')
+})
+
+t.test('by batches that are all or nothing', async (t) => {
+  const volumes = [mkdtempSync(join(tmpdir(), 'pmemsetd-every-')), mkdtempSync(join(tmpdir(), 'pmemsetd-every-'))] as const
+  t.teardown(() => { for (const path of volumes) rmSync(path, { recursive: true, force: true }) })
+  const env = { PMEMSETD_VOLUMES: `default=${volumes[0]},other=${volumes[1]}` }
+  const before = await open(t, { env })
+  await makeSet(t, before, { id: 's' })
+  makeFile(volumes[0], 'f', 2 * PAGE)
+  const { addr } = await mapPart(t, before, 's', 'f')
+  const { addr: second } = await mapPart(t, before, 's', 'f', { offset: PAGE })
+  const { addr: elsewhere } = await mapPart(t, before, 's', 'g', {}, { volume: 'other' })
+  const batch = (...addrs: string[]): Request => ['POST', '/sets/s/batch', { atomicity: 'all', operations: addrs.map((one) => ({ op: 'write', addr: one, data: 'OCBieXRlcy4=' })) }]
+  await provoke(t, before, batch(addr, elsewhere), 422, 'ATOMICITY_ACROSS_VOLUMES', { failedOperation: 1 })
+  await must(t, before, ...batch(addr, second))
+  await before.close()
+  // As if the process had ended before the batch was struck off, and somebody had cut the file since.
+  const log = openSync(join(volumes[0], '.pmemset', 'redo'), 'r+')
+  writeSync(log, Buffer.alloc(8), 0, 8, 4096)
+  closeSync(log)
+  truncateSync(join(volumes[0], 'f'), PAGE)
+  const opened = await open(t, { env, state: before.state })
+  await provoke(t, opened, ['PUT', `/sets/s/memory?addr=${addr}`, Buffer.from('x')], 409, 'RECOVERY_PENDING')
 })
 
 /* ---- by settings ---- */

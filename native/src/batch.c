@@ -2,6 +2,7 @@
 #include "batch.h"
 
 #include "part.h"
+#include "redo.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -49,13 +50,13 @@ static int malformed(uint64_t i, enum batch_field field, struct pmemset_error *e
 }
 
 /* BATCH_FIELD_HEADER where nothing is wrong: that is no member of an operation. */
-static enum batch_field wrong_field(const struct batch_operation *op)
+static enum batch_field wrong_field(const struct batch_operation *op, bool all)
 {
-	if (op->op < BATCH_READ || op->op > BATCH_XOR)
+	if (op->op < BATCH_READ || op->op > BATCH_XOR || (all && op->op != BATCH_READ && !is_store(op->op)))
 		return BATCH_FIELD_OP;
 	if (op->hint > (is_store(op->op) ? 4 : 0))
 		return BATCH_FIELD_HINT;
-	if (op->flags > (op->op == BATCH_MEMSET ? BATCH_PUNCH : 0))
+	if (op->flags > (op->op == BATCH_MEMSET && !all ? BATCH_PUNCH : 0))
 		return BATCH_FIELD_FLAGS;
 	if (op->reserved != 0)
 		return BATCH_FIELD_RESERVED;
@@ -80,10 +81,12 @@ int batch_parse(struct batch *batch, const void *body, uint64_t size, struct pme
 		return malformed(UINT32_MAX, BATCH_FIELD_HEADER, e);
 	memcpy(&head, body, sizeof(head));
 	uint64_t operations_size = head.count * (uint64_t)sizeof(struct batch_operation);
-	if (head.magic != BATCH_MAGIC || head.version != BATCH_VERSION || head.durability > DURABILITY_DEEP || head.reserved != 0 ||
-			head.reserved2 != 0 || head.count == 0 || operations_size > size - sizeof(head))
+	if (head.magic != BATCH_MAGIC || head.version != BATCH_VERSION || head.durability > DURABILITY_DEEP || head.atomicity > BATCH_ALL ||
+			(head.atomicity == BATCH_ALL && head.durability == DURABILITY_NONE) || head.reserved != 0 || head.count == 0 ||
+			operations_size > size - sizeof(head))
 		return malformed(UINT32_MAX, BATCH_FIELD_HEADER, e);
 	*batch = (struct batch){.durability = head.durability,
+			.all = head.atomicity == BATCH_ALL,
 			.count = head.count,
 			.operations = (const char *)body + sizeof(head),
 			.data = (const char *)body + sizeof(head) + operations_size,
@@ -91,7 +94,7 @@ int batch_parse(struct batch *batch, const void *body, uint64_t size, struct pme
 	uint64_t data = size - sizeof(head) - operations_size;
 	for (uint32_t i = 0; i < head.count; i++) {
 		struct batch_operation op = operation_at(batch, i);
-		enum batch_field wrong = wrong_field(&op);
+		enum batch_field wrong = wrong_field(&op, batch->all);
 		uint64_t result = op.op == BATCH_READ ? op.length : is_atomic(op.op) ? sizeof(struct atomic_result) : 0;
 		if (wrong == BATCH_FIELD_HEADER && (op.op == BATCH_WRITE && op.length > data))
 			wrong = BATCH_FIELD_LENGTH;
@@ -137,6 +140,8 @@ static int check(struct run *run, uint32_t i, struct pmemset_error *e)
 
 static bool may_wait(const struct run *run)
 {
+	if (run->batch->all || order_is_held())
+		return true;
 	uint64_t bytes = 0;
 	bool reads_only = true;
 	for (uint32_t i = 0; i < run->batch->count; i++) {
@@ -265,6 +270,250 @@ static int finish(struct run *run, int failed, struct pmemset_error *e)
 	return failed ? failed : rc;
 }
 
+/* ---- all or nothing ---- */
+
+/* A store that was evaluated: where it goes, and its bytes in the record. */
+struct evaluated {
+	struct segment to;
+	const char *bytes;
+	unsigned flags;
+};
+
+struct all {
+	struct run *run;
+	struct pending *pending;
+	struct redo_log *log; /* of every file that is stored to; NULL: none so far */
+	struct evaluated *stores;
+	size_t count, capacity;
+	uint64_t record_size;
+	struct sized sized;
+};
+
+static int no_memory(struct pmemset_error *e)
+{
+	return error_set(e, -ENOMEM, "no memory for a batch");
+}
+
+/* Its row among the files of the pending; new ones are put there, and kept open. UINT32_MAX: no memory. */
+static uint32_t row_of(struct pending *p, struct file *file)
+{
+	for (uint32_t i = p->held_count; i > 0; i--) /* the last one was asked for last */
+		if (p->files[i - 1] == file)
+			return i - 1;
+	if ((p->held_count & (p->held_count - 1)) == 0) {
+		struct file **more = realloc(p->files, (p->held_count ? p->held_count * 2 : 1) * sizeof(struct file *));
+		if (more == NULL)
+			return UINT32_MAX;
+		p->files = more;
+	}
+	file_hold(file);
+	p->files[p->held_count] = file;
+	return p->held_count++;
+}
+
+/* Each part's piece of a range; stored to, or only read. */
+static int gather_range(struct all *all, uint64_t addr, uint64_t length, bool stored, unsigned flags, struct pmemset_error *e)
+{
+	for (uint64_t from = addr; from < addr + length;) {
+		struct segment s = segment_at(all->run->set, from, addr + length);
+		if (row_of(all->pending, s.file) == UINT32_MAX || hold_add(&all->pending->hold, s.file, s.offset, s.length) != 0)
+			return no_memory(e);
+		from += s.length;
+		if (!stored)
+			continue;
+		struct redo_log *log = atomic_load(&s.file->log);
+		if (log == NULL || s.file->identity[0] == '\0')
+			return error_set(e, -EOPNOTSUPP, "no redo log for a file that cannot be known again");
+		if (all->log != NULL && all->log != log) {
+			error_set(e, -EXDEV, "files of several volumes");
+			e->reason = PMEMSET_REASON_VOLUMES;
+			return e->code;
+		}
+		all->log = log;
+		if (all->count == all->capacity) {
+			size_t capacity = all->capacity ? all->capacity * 2 : 16;
+			struct evaluated *more = realloc(all->stores, capacity * sizeof(*more));
+			if (more == NULL)
+				return no_memory(e);
+			all->stores = more;
+			all->capacity = capacity;
+		}
+		all->stores[all->count++] = (struct evaluated){.to = s, .flags = flags};
+		all->record_size += record_entry_size(s.length);
+	}
+	return 0;
+}
+
+/* Files that are stored to come first, for they are the record's. */
+static int gather(struct all *all, uint32_t *failed, struct pmemset_error *e)
+{
+	const struct batch *batch = all->run->batch;
+	int rc = 0;
+	for (uint32_t i = 0; rc == 0 && i < batch->count; i++) {
+		struct batch_operation op = operation_at(batch, i);
+		*failed = i;
+		if (is_store(op.op))
+			rc = gather_range(all, op.addr, op.length, true, store_flags(&op), e);
+		if (rc == 0 && all->record_size > redo_record_max()) {
+			rc = error_set(e, -ENOMEM, "the batch stores more than its log takes");
+			e->reason = PMEMSET_REASON_LIMIT_RECORD;
+			e->value = redo_record_max();
+		}
+	}
+	all->pending->file_count = all->pending->held_count;
+	all->record_size += record_base_size(all->pending->file_count);
+	for (uint32_t i = 0; rc == 0 && i < batch->count; i++) {
+		struct batch_operation op = operation_at(batch, i);
+		*failed = i;
+		if (op.op == BATCH_READ || is_copy(op.op))
+			rc = gather_range(all, is_copy(op.op) ? op.argument : op.addr, op.length, false, 0, e);
+	}
+	return rc;
+}
+
+/* As it would be with the first `stored` of the stores made. */
+static int look(struct all *all, size_t stored, uint64_t addr, uint64_t length, char *to, struct pmemset_error *e)
+{
+	int rc = read_range(all->run, addr, length, to, false, e);
+	for (uint64_t from = addr; rc == 0 && from < addr + length && stored > 0;) {
+		struct segment s = segment_at(all->run->set, from, addr + length);
+		for (size_t i = 0; i < stored; i++) {
+			const struct segment *over = &all->stores[i].to;
+			uint64_t lo = over->offset > s.offset ? over->offset : s.offset;
+			uint64_t hi = over->offset + over->length < s.offset + s.length ? over->offset + over->length : s.offset + s.length;
+			if (over->file == s.file && lo < hi)
+				memcpy(to + (from - addr) + (lo - s.offset), all->stores[i].bytes + (lo - over->offset), hi - lo);
+		}
+		from += s.length;
+	}
+	return rc;
+}
+
+/* The next of the stores is of this operation; *next: how many were evaluated. */
+static int evaluate_store(struct all *all, const struct batch_operation *op, size_t *next, struct pmemset_error *e)
+{
+	const size_t before = *next;
+	int rc = 0;
+	for (uint64_t done = 0; rc == 0 && done < op->length;) {
+		assert(all->stores != NULL && *next < all->count); /* as it was gathered */
+		struct evaluated *store = &all->stores[*next];
+		const struct segment *s = &store->to;
+		char *to = record_add(&all->pending->record, row_of(all->pending, s->file), s->offset, s->length);
+		rc = segment_check_sized(all->run->set, s, &all->sized, e);
+		int why = rc == 0 ? file_fill_holes(s->file, s->offset, s->length) : 0;
+		if (why != 0)
+			rc = error_sys(e, 0, why, "allocate: %s", strerror(why));
+		if (rc == 0 && is_copy(op->op))
+			rc = look(all, before, op->argument + done, s->length, to, e);
+		else if (rc == 0 && op->op == BATCH_WRITE)
+			memcpy(to, all->run->data + done, s->length);
+		else if (rc == 0)
+			memset(to, (int)op->argument, s->length);
+		store->bytes = to;
+		done += s->length;
+		++*next;
+	}
+	all->run->data += op->op == BATCH_WRITE ? op->length : 0;
+	return rc;
+}
+
+/* Results, and what is to be stored; nothing is stored yet. */
+static int evaluate(struct all *all, uint32_t *failed, struct pmemset_error *e)
+{
+	const struct batch *batch = all->run->batch;
+	struct pending *p = all->pending;
+	size_t next = 0;
+	assert(p != NULL);
+	int rc = record_begin(&p->record, p->file_count, all->record_size, e);
+	for (uint32_t i = 0; rc == 0 && i < p->file_count; i++)
+		record_set_file(&p->record, i, p->files[i]->identity);
+	for (uint32_t i = 0; rc == 0 && i < batch->count; i++) {
+		struct batch_operation op = operation_at(batch, i);
+		*failed = i;
+		if (op.op != BATCH_READ) {
+			rc = evaluate_store(all, &op, &next, e);
+		} else {
+			rc = look(all, next, op.addr, op.length, all->run->results, e);
+			all->run->results += rc ? 0 : op.length;
+		}
+	}
+	if (rc == 0)
+		record_seal(&p->record);
+	return rc;
+}
+
+/* Where it belongs, each file at its own granularity, and durable. */
+static int apply(struct all *all, struct pmemset_error *e)
+{
+	struct storing *storing = &all->run->storing;
+	uint64_t bytes = 0;
+	int rc = 0;
+	for (size_t i = 0; i < all->count; i++) {
+		const struct evaluated *store = &all->stores[i];
+		bytes += store->to.length;
+		if (rc == 0)
+			rc = storing_write(storing, store->to.addr, store->bytes, store->to.length, store->flags, e);
+	}
+	storing->written.bytes = bytes; /* whatever comes, for it is committed */
+	struct pmemset_error mine;
+	int end = storing_end(storing, true, &mine);
+	if (rc == 0 && end != 0)
+		*e = mine;
+	return rc ? rc : end;
+}
+
+static int commit_and_apply(struct all *all, uint32_t *done, struct pmemset_error *e)
+{
+	const uint32_t count = all->run->batch->count;
+	struct pending *p = all->pending;
+	if (all->count == 0) { /* it only looked */
+		*done = count;
+		return 0;
+	}
+	all->pending = NULL; /* the log's from here on */
+	int rc = redo_commit(all->log, p, e);
+	if (rc != 0)
+		return rc;
+	*done = count;
+	struct redo_counts counts;
+	struct pmemset_error ignored;
+	rc = apply(all, e);
+	redo_end(all->log, p, rc == 0);
+	/* Memory that ran out is none of the medium's, and the log's own way needs less of it. */
+	if (rc == -ENOMEM && redo_recover(all->log, &counts, &ignored) == 0 && counts.kept == 0)
+		rc = 0;
+	return rc;
+}
+
+/* What it could store is checked, held and evaluated; then it is written down, and from there on it happens. */
+static int run_all(struct run *run, uint32_t *done, uint32_t *failed, struct pmemset_error *e)
+{
+	struct all all = {.run = run, .pending = calloc(1, sizeof(*all.pending))};
+	int rc = all.pending ? gather(&all, failed, e) : no_memory(e);
+	if (rc == 0) {
+		struct redo_counts ignored;
+		rc = order_hold(&all.pending->hold, e);
+		/* What was in the way of an earlier one may be gone. */
+		if (rc == -EBUSY && all.log != NULL && redo_recover(all.log, &ignored, e) == 0)
+			rc = order_hold(&all.pending->hold, e);
+		if (rc == 0)
+			rc = evaluate(&all, failed, e);
+		if (rc == 0) {
+			*failed = run->batch->count;
+			rc = commit_and_apply(&all, done, e);
+		}
+	}
+	if (all.pending != NULL)
+		redo_drop(all.pending);
+	free(all.stores);
+	/* Nobody looks at what was not made. */
+	if (*done == 0)
+		run->storing.written.durability = DURABILITY_NONE;
+	struct pmemset_error none;
+	(void)storing_end(&run->storing, false, &none);
+	return rc;
+}
+
 int batch_run(struct set *set, const struct batch *batch, bool nowait, void *reply, uint32_t *failed, struct pmemset_error *e)
 {
 	struct run run = {.set = set,
@@ -282,7 +531,9 @@ int batch_run(struct set *set, const struct batch *batch, bool nowait, void *rep
 	}
 	if (rc == 0 && nowait && may_wait(&run))
 		rc = error_set(e, -EAGAIN, "it may wait for the disk");
-	if (rc == 0) {
+	if (rc == 0 && batch->all) {
+		rc = run_all(&run, &done, failed, e);
+	} else if (rc == 0) {
 		for (; rc == 0 && done < batch->count; done += rc == 0) {
 			struct batch_operation op = operation_at(batch, done);
 			rc = perform(&run, &op, nowait && stores_of(set) == NULL, e);

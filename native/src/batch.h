@@ -33,13 +33,18 @@ enum batch_op {
 
 #define BATCH_PUNCH 1u /* flags of BATCH_MEMSET */
 
+enum batch_atomicity {
+	BATCH_EACH, /* whatever was made stays, though a later one fails */
+	BATCH_ALL   /* all of it or nothing, whatever happens: of reads and plain stores only, and of a durability */
+};
+
 struct batch_header {
 	uint32_t magic;
 	uint16_t version;
 	uint8_t durability; /* enum durability */
-	uint8_t reserved;   /* 0, as what is reserved elsewhere */
+	uint8_t atomicity;  /* enum batch_atomicity */
 	uint32_t count;
-	uint32_t reserved2;
+	uint32_t reserved; /* 0, as what is reserved elsewhere */
 };
 
 struct batch_operation {
@@ -82,6 +87,7 @@ enum batch_field {
 /* A body that was found to be well-formed; it stays the caller's. */
 struct batch {
 	enum durability durability;
+	bool all; /* or nothing */
 	uint32_t count;
 	const char *operations;
 	const char *data;
@@ -95,6 +101,10 @@ int batch_parse(struct batch *batch, const void *body, uint64_t size, struct pme
  * reply: batch->reply_size bytes; filled as far as it came, also on failure. *failed: the operation that was refused or failed; count where
  * none of them did, but their flush. Nothing was done where a range or a file's state was refused (done is 0 then). nowait: -EAGAIN, and
  * nothing was done, where it might wait for the disk.
+ *
+ * Of one that is all or nothing, nothing was done on any failure but one: -EIO of what is committed already and could not be made durable where
+ * it belongs (done is the count then). It is whole, or will be, when that failure was dealt with, or after the next start. -EXDEV with VOLUMES;
+ * -ENOMEM with LIMIT_RECORD; -EBUSY with RECOVERY_PENDING; -EOPNOTSUPP: a file system tells too little to know its files again; redo_commit's.
  */
 int batch_run(struct set *set, const struct batch *batch, bool nowait, void *reply, uint32_t *failed, struct pmemset_error *e);
 

@@ -113,7 +113,10 @@
 	X(15, MALFORMED)	/* a batch; value = index of the operation, size = enum batch_field */ \
 	X(16, STALE)		/* the handle was closed, or its set is being deleted */ \
 	X(17, WINDOW_TAKEN)	/* the window that was asked for is not in the arena, or another set has some of it */ \
-	X(18, SOURCE_REPLACED)	/* the path leads to another file than the one that was mapped */
+	X(18, SOURCE_REPLACED)	/* the path leads to another file than the one that was mapped */ \
+	X(19, VOLUMES) /* a batch that is all or nothing stores to files of several volumes; value = the first operation of another */ \
+	X(20, LIMIT_RECORD)	/* ... stores more than the redo log takes at once; value = bytes that it takes */ \
+	X(21, RECOVERY_PENDING) /* the bytes belong to one that is committed and cannot be made whole for now */
 
 enum pmemset_reason {
 #define PMEMSET_X(number, name) PMEMSET_REASON_##name = number,

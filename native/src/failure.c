@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "failure.h"
 
+#include "redo.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -221,6 +223,8 @@ int failure_acknowledge(struct set *set, uint64_t id, enum recovery recovery, st
 	if (file == NULL)
 		return no_failure(id, e);
 	int rc = file_recover(file, id, recovery == RECOVERY_REWRITE ? rewrite : discard, e);
+	if (rc == 0)
+		redo_recover_file(file); /* a batch that could not be applied for it */
 	file_release(file);
 	return rc;
 }

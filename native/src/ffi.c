@@ -6,6 +6,7 @@
 #include "failure.h"
 #include "medium.h"
 #include "part.h"
+#include "redo.h"
 #include "remove.h"
 #include "set.h"
 #include "source.h"
@@ -599,12 +600,14 @@ static int open_again(struct ffi_restore_file *row, const char *path, struct fil
 	if (rc != 0)
 		return rc;
 	bool same = identity_same(row->identity, source.file->identity);
+	if (!same && row->adopt)
+		rc = redo_adopt(source.log, row->identity, source.file, e);
 	copy_text(row->identity, sizeof(row->identity), source.file->identity);
-	if (same || row->adopt) {
+	if (rc == 0 && (same || row->adopt)) {
 		file_settle(source.file);
 		file_hold(source.file);
 		*file = source.file;
-	} else {
+	} else if (rc == 0) {
 		error_set(e, -ESTALE, "another file is there than the one that was mapped");
 		e->reason = PMEMSET_REASON_SOURCE_REPLACED;
 		rc = e->code;
@@ -1091,6 +1094,20 @@ int ffi_batch(uint64_t set, const void *body, uint64_t size, void *reply, uint64
 	rc = batch_run(s, &batch, nowait != 0, reply, &which, &e);
 	*failed = which;
 	handle_put(set);
+	return rc ? give(err, &e) : 0;
+}
+
+int ffi_redo_recover(uint64_t volume, uint64_t *counts, struct pmemset_error *err)
+{
+	struct volume *v = handle_get(volume, HANDLE_VOLUME);
+	if (v == NULL)
+		return stale(err);
+	struct pmemset_error e;
+	struct redo_counts got;
+	int rc = redo_recover(v->log, &got, &e);
+	handle_put(volume);
+	if (counts != NULL)
+		memcpy(counts, (uint64_t[]){got.applied, got.kept}, 2 * sizeof(*counts));
 	return rc ? give(err, &e) : 0;
 }
 

@@ -357,11 +357,25 @@ int64_t ffi_write_many(struct ffi_write *rows, uint64_t count, const void *data,
  * ffi_batch checks every operation's range and file before it makes the first; *failed = the operation that was refused or failed. The reply's
  * header and the results so far are filled also on failure. At granularities finer than the page, on a file system that is memory, and for reads
  * of what is in memory, it does not wait; nowait != 0 and it would have to: -EAGAIN, and nothing was done. Errors: the rule's; ffi_read's, ffi_write's and
- * ffi_persist's. Blocks: on the disk, unless nowait.
+ * ffi_persist's. One of atomicity `all` waits always, and has some of its own (batch.h). Blocks: on the disk, unless nowait.
  */
 int64_t ffi_batch_check(const void *body, uint64_t size, struct pmemset_error *err);
 int ffi_batch(uint64_t set, const void *body, uint64_t size, void *reply, uint64_t reply_size, uint32_t nowait, uint64_t *failed,
 		struct pmemset_error *err);
+
+/*
+ * A volume's redo log is opened with it. What a batch of atomicity `all` had committed before the process ended, and was not struck off, is kept from
+ * then on, and the bytes of each file that it is about are held from the moment that the file is mapped again: stores there are -EBUSY with
+ * RECOVERY_PENDING. This call applies it, as far as its files are mapped, long enough and not degraded; to be called once parts were
+ * restored, before they are served, and again when something that was missing is there. counts, if not NULL, gets two words: records that
+ * are applied now, and records that are still kept (for some of their files, at least). Done twice it does nothing. Also done by itself where a
+ * failure was dealt with (ffi_acknowledge). ffi_restore with adopt: a record of the file that was replaced is the new one's.
+ *
+ * -EBADF; -EUCLEAN: the log is damaged, or of another version, and so are batches of that kind refused; -EIO with PERSIST_FAILED: it cannot be
+ * flushed, and nothing was applied. Where it cannot be written to say what was applied (a full disk), that is held until it can, and counted as
+ * kept. Blocks: on the disk.
+ */
+int ffi_redo_recover(uint64_t volume, uint64_t *counts, struct pmemset_error *err);
 
 /*
  * The same of bytes that lie in pieces: rows of 2 {pointer, length}, stored one behind the other from addr on. *written is of all of them

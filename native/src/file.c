@@ -119,6 +119,7 @@ int file_open(int fd, struct file **out, struct pmemset_error *e)
 		atomic_store(&file->failed, 0);
 		atomic_store(&file->losses, 0);
 		atomic_store(&file->reach, 0);
+		atomic_store(&file->log, NULL);
 		file->stores = file->clean = 0;
 		file->dirt.count = file->in_round.count = 0;
 		file->settled = false;
@@ -680,6 +681,18 @@ int file_punch(struct file *file, uint64_t offset, uint64_t length)
 	if (rc == EOPNOTSUPP)
 		return write_zeros(file->fd, offset, offset + length);
 	return rc ? rc : allocate(file->fd, &file->medium, offset, offset + length);
+}
+
+int file_fill_holes(struct file *file, uint64_t offset, uint64_t length)
+{
+	off_t hole = lseek(file->fd, (off_t)offset, SEEK_HOLE);
+	if (hole < 0 || (uint64_t)hole >= offset + length)
+		return 0;
+	int rc;
+	do
+		rc = fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0 ? 0 : errno;
+	while (rc == EINTR);
+	return rc == EOPNOTSUPP ? 0 : rc;
 }
 
 /* Growth that was let through and may not have its space yet: what statvfs says is not all free. */

@@ -22,6 +22,7 @@
 #include <sys/types.h>
 
 struct flush;
+struct redo_log;
 
 /* Where a part of it is mapped. */
 struct file_use {
@@ -37,6 +38,9 @@ struct file {
 	int fd; /* O_RDWR */
 	struct medium medium;
 	char identity[IDENTITY_SIZE];
+
+	_Atomic(struct redo_log *) log; /* of the volume that it is beneath; NULL: of none */
+	_Atomic uint64_t storing;	/* stores under way that saw no batch to wait for (order.h) */
 
 	/* Its size is being changed, or relied upon by a map under way; taken after the set's structure lock. */
 	pthread_mutex_t size_lock;
@@ -172,6 +176,8 @@ int file_grow(struct file *file, uint64_t size, uint64_t keep_free, struct growt
 void file_ungrow(struct file *file, const struct growth *growth, struct pmemset_error *e);
 /* Deallocate bytes that are within it, and allocate them again: zeros. errno. */
 int file_punch(struct file *file, uint64_t offset, uint64_t length);
+/* Allocate what of it is a hole; the size stays. errno. */
+int file_fill_holes(struct file *file, uint64_t offset, uint64_t length);
 /* A part of it was mapped, up to there. */
 void file_reach(struct file *file, uint64_t end);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "segment.h"
 
+#include "order.h"
 #include "part.h"
 
 #include <assert.h>
@@ -252,7 +253,13 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 static int write_either(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags, uint64_t *done,
 		struct pmemset_error *e)
 {
-	return stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
+	struct store_under_way store;
+	int rc = order_begin(&store, s->file, s->offset, s->length, e);
+	if (rc != 0)
+		return rc;
+	rc = stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
+	order_end(&store);
+	return rc;
 }
 
 int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e)
@@ -267,23 +274,32 @@ int segment_fill(struct set *set, const struct segment *s, unsigned char byte, u
 
 int segment_atomic(struct set *set, const struct segment *s, const struct atomic *a, struct pmemset_error *e)
 {
+	struct store_under_way store;
 	int rc = segment_check_size(set, s, false, e);
+	if (rc == 0)
+		rc = order_begin(&store, s->file, s->offset, s->length, e);
 	if (rc != 0)
 		return rc;
-	return guarded_atomic(at(s->addr), a) ? 0 : segment_faulted(set, e);
+	rc = guarded_atomic(at(s->addr), a) ? 0 : segment_faulted(set, e);
+	order_end(&store);
+	return rc;
 }
 
 /* ---- space ---- */
 
 int segment_punch(struct set *set, const struct segment *s, struct pmemset_error *e)
 {
+	struct store_under_way store;
 	int rc = segment_check_size(set, s, false, e);
+	if (rc == 0)
+		rc = order_begin(&store, s->file, s->offset, s->length, e);
 	if (rc != 0)
 		return rc;
 	/* Nobody changes the size between the check and the allocation, which would not be seen to extend the file. */
 	pthread_mutex_lock(&s->file->size_lock);
 	int why = file_punch(s->file, s->offset, s->length);
 	pthread_mutex_unlock(&s->file->size_lock);
+	order_end(&store);
 	return why ? error_sys(e, 0, why, "punch: %s", strerror(why)) : 0;
 }
 

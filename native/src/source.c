@@ -2,6 +2,7 @@
 #include "source.h"
 
 #include "config.h"
+#include "redo.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -160,6 +161,7 @@ static int not_allowed(struct pmemset_error *e, int why, const char *what)
 int volume_open(struct volume *v, const char *path, struct pmemset_error *e)
 {
 	v->fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	v->log = NULL;
 	struct stat st;
 	if (v->fd < 0)
 		return error_sys(e, 0, errno, "cannot open the volume %s: %s", path, strerror(errno));
@@ -176,11 +178,17 @@ int volume_open(struct volume *v, const char *path, struct pmemset_error *e)
 	(void)close(probe);
 	v->dev = st.st_dev;
 	v->ino = st.st_ino;
-	return 0;
+	rc = redo_open(&v->log, v->fd, v->dev, v->ino, e);
+	if (rc != 0)
+		volume_close(v);
+	return rc;
 }
 
 void volume_close(struct volume *v)
 {
+	if (v->log != NULL)
+		redo_close(v->log);
+	v->log = NULL;
 	if (v->fd >= 0)
 		(void)close(v->fd);
 	v->fd = -1;
@@ -269,7 +277,8 @@ static int open_existing(struct source *s, int fd, enum create create, struct pm
 	if (use < 0)
 		return error_sys(e, 0, errno, "cannot open the file for reading and writing: %s", strerror(errno));
 	s->size = (uint64_t)st.st_size;
-	return file_open(use, &s->file, e);
+	int rc = file_open(use, &s->file, e);
+	return rc ? rc : redo_attach(s->log, s->file, e);
 }
 
 static int cannot_open(struct pmemset_error *e, int why, const char *what)
@@ -345,7 +354,7 @@ static void leave_place(const struct place *place, const struct volume *v)
 int source_open(struct source *s, const struct volume *v, const char *path, size_t length, enum create create, mode_t mode,
 		struct pmemset_error *e)
 {
-	*s = (struct source){.dir = -1, .mode = mode & 0777};
+	*s = (struct source){.dir = -1, .mode = mode & 0777, .log = v->log};
 	struct place place = {.dir = -1};
 	int rc = find_place(&place, v, path, length, e);
 	if (rc != 0)
@@ -394,9 +403,10 @@ int source_make(struct source *s, struct pmemset_error *e)
 		return error_sys(e, 0, why, "cannot give the file its owner, mode and intent: %s", strerror(why));
 	}
 	int rc = file_open(fd, &s->file, e);
-	if (rc == 0)
-		s->file->settled = true; /* nobody has written to it */
-	return rc;
+	if (rc != 0)
+		return rc;
+	s->file->settled = true; /* nobody has written to it */
+	return redo_attach(s->log, s->file, e);
 }
 
 /* A name for the file that has none. */
@@ -857,7 +867,12 @@ int pmemset_source_pread_mcsafe(struct pmemset_source *src, void *buf, size_t si
 int pmemset_source_pwrite_mcsafe(struct pmemset_source *src, void *buf, size_t size, size_t offset)
 {
 	struct pmemset_error e;
-	return file_write(src->file, buf, size, offset, &e) ? error_keep(&e) : 0;
+	struct store_under_way store;
+	int rc = order_begin(&store, src->file, offset, size, &e);
+	if (rc == 0)
+		rc = file_write(src->file, buf, size, offset, &e);
+	order_end(&store);
+	return rc ? error_keep(&e) : 0;
 }
 
 /* NOLINTNEXTLINE(readability-non-const-parameter): the seed's signature, for what it will write */

@@ -28,9 +28,10 @@ struct volume {
 	int fd; /* O_PATH, a directory */
 	dev_t dev;
 	ino_t ino;
+	struct redo_log *log; /* of the files beneath it */
 };
 
-/* -ENOENT, -ENOTDIR, -EACCES; -ENOSYS where the kernel, or a container's filter, has no openat2. */
+/* -ENOENT, -ENOTDIR, -EACCES; -ENOMEM; -ENOSYS where the kernel, or a container's filter, has no openat2. */
 int volume_open(struct volume *v, const char *path, struct pmemset_error *e);
 void volume_close(struct volume *v);
 /* What a new file in the volume's directory gets; found out with an unnamed temporary file. */
@@ -41,11 +42,12 @@ enum create { CREATE_NEVER, CREATE_IF_NEEDED, CREATE_EXCLUSIVE, CREATE_ALWAYS };
 #define SOURCE_NAME_SIZE 256
 
 struct source {
-	struct file *file; /* NULL: not made yet */
-	uint64_t size;	   /* bytes that a part may lie in without growth; 0 for a file that is to be made */
-	bool makes;	   /* a file is to be made */
-	bool replaces;	   /* ... in place of one that is there */
-	uint64_t intent;   /* the caller's to set before the file is made; 0: none */
+	struct file *file;    /* NULL: not made yet */
+	uint64_t size;	      /* bytes that a part may lie in without growth; 0 for a file that is to be made */
+	bool makes;	      /* a file is to be made */
+	bool replaces;	      /* ... in place of one that is there */
+	struct redo_log *log; /* the volume's */
+	uint64_t intent;      /* the caller's to set before the file is made; 0: none */
 	mode_t mode;
 	uid_t uid; /* replaces: as the old one's */
 	gid_t gid;

@@ -2,6 +2,7 @@
 /* store.c -- copies, fills and flushes as libpmemset.h has them: through pointers, with flags and events. */
 #include "access.h"
 #include "event.h"
+#include "order.h"
 #include "part.h"
 
 #include <assert.h>
@@ -273,7 +274,11 @@ static int mcsafe(struct pmemset_part_descriptor *desc, char *buf, size_t size, 
 	for (uint64_t from = addr; rc == 0 && from < addr + size;) {
 		struct segment s = segment_at(set->set, from, addr + size);
 		char *part = buf + (from - addr);
-		rc = writes ? file_write(s.file, part, s.length, s.offset, &e) : file_read(s.file, part, s.length, s.offset, &e);
+		struct store_under_way store = {.file = NULL};
+		rc = writes ? order_begin(&store, s.file, s.offset, s.length, &e) : 0;
+		if (rc == 0)
+			rc = writes ? file_write(s.file, part, s.length, s.offset, &e) : file_read(s.file, part, s.length, s.offset, &e);
+		order_end(&store);
 		if (writes)
 			segment_soil(&s);
 		from += s.length;

@@ -263,6 +263,7 @@ export interface Functions {
   ffi_write_pieces: Native<[set: number, addr: bigint, pieces: BigUint64Array, count: number, durability: number, written: Buffer, err: Buffer]>
   ffi_write: Native<[set: number, addr: bigint, buf: Buffer, length: number, durability: number, written: Buffer, err: Buffer]>
   ffi_write_many: Native<[rows: BigUint64Array, count: number, data: Buffer, size: number, errs: Buffer]>
+  ffi_redo_recover: Native<[volume: number, counts: BigUint64Array, err: Buffer]>
   ffi_batch_check: Native<[body: Buffer, size: number, err: Buffer]>
   ffi_batch: Native<[set: number, body: Buffer, size: number, reply: Buffer, replySize: number, nowait: number, failed: BigUint64Array, err: Buffer]>
   ffi_persist: Native<[set: number, ranges: BigUint64Array, count: number, durability: number, written: Buffer, err: Buffer]>
@@ -305,6 +306,7 @@ const PROTOTYPES: Record<keyof Functions, [result: string, ...args: string[]]> =
   ffi_write_pieces: ['int', u64, u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_write: ['int', u64, u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_write_many: ['int64_t', 'void *', u64, 'void *', u64, 'void *'],
+  ffi_redo_recover: ['int', u64, 'void *', 'void *'],
   ffi_batch_check: ['int64_t', 'void *', u64, 'void *'],
   ffi_batch: ['int', u64, 'void *', u64, 'void *', u64, u32, 'void *', 'void *'],
   ffi_persist: ['int', u64, 'void *', u64, u32, 'void *', 'void *'],

@@ -793,6 +793,14 @@ export class Engine {
     })
   }
 
+  /** Makes whole what batches of atomicity `all` had committed when the process ended, as far as their files are mapped; how many are still to be made. */
+  async recover (volume: Handle): Promise<number> {
+    const counts = new BigUint64Array(2)
+    const err = STRUCTS.error.blank()
+    if (await timed({ operation: 'recover' }, callAsync(this.#call.ffi_redo_recover, volume, counts, err)) !== 0) await this.#fail(err)
+    return Number(word(counts, 1))
+  }
+
   /** The bytes that the reply to a batch takes; an EngineError with reason MALFORMED says what is wrong with its layout. */
   checkBatch (body: Buffer): number {
     const size = this.#call.ffi_batch_check(body, body.length, this.#err)

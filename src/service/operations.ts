@@ -29,6 +29,8 @@ const MEMBERS: Record<BatchOperation['op'], { needs: readonly Member[], may: rea
 
 const BYTE_MAX = 0xffn
 const WORD_SIZE = 8n
+/** What a batch of atomicity `all` may have. */
+const WHOLE_OPS = new Set<BatchOperation['op']>(['read', 'write', 'memset', 'memcpy', 'memmove'])
 const RANGE_CODES = new Set(['PMEMSET_E_CANNOT_FIND_PART_MAP', 'PMEMSET_E_LENGTH_OUT_OF_RANGE'])
 
 function refuse (pointer: string, reason: string): ServiceError {
@@ -46,6 +48,12 @@ function check (operation: BatchOperation, at: string): void {
   if (op === 'memset' && BigInt(value) > BYTE_MAX) throw refuse(`${at}/value`, 'must be a byte, from 0x0 to 0xff')
   if (op === 'memset' && punch === true && value !== '0x0') throw refuse(`${at}/value`, 'must be 0x0 where punch is true')
   if (isAtomic(op) && BigInt(addr) % WORD_SIZE !== 0n) throw refuse(`${at}/addr`, 'must be a multiple of 8')
+}
+
+/** The rules of a batch that is all or nothing. */
+function checkWhole ({ op, punch }: BatchOperation, at: string): void {
+  if (!WHOLE_OPS.has(op)) throw refuse(`${at}/op`, 'is none that a batch of atomicity all may have')
+  if (punch === true) throw refuse(`${at}/punch`, 'must not be true in a batch of atomicity all')
 }
 
 /**
@@ -125,20 +133,22 @@ export class Operations {
     return toOutcome(reply, [operation], [0, layout.length])
   }
 
-  async batch (set: LiveSet, { operations, durability = 'persisted' }: Batch, expected: Expected): Promise<BatchOutcome> {
+  async batch (set: LiveSet, { operations, durability = 'persisted', atomicity = 'none' }: Batch, expected: Expected): Promise<BatchOutcome> {
     const { batchOperations, ranges } = this.#limits
     if (operations.length > batchOperations) throw exceeded('batchOperations', batchOperations)
     if (operations.some((one) => (one.ranges?.length ?? 0) > ranges)) throw exceeded('ranges', ranges)
+    if (atomicity === 'all' && durability === 'none') throw refuse('/durability', 'must not be none where atomicity is all')
     const layout: Layout[] = []
     const firsts: number[] = []
     operations.forEach((operation, i) => {
       firsts.push(layout.length)
       const at = `/operations/${i}`
       check(operation, at)
+      if (atomicity === 'all') checkWhole(operation, at)
       layout.push(...toLayout(operation, at))
     })
     firsts.push(layout.length)
-    const ran = await this.#run(set, Buffer.from(encodeBatch(layout, durability).buffer), expected)
+    const ran = await this.#run(set, Buffer.from(encodeBatch(layout, durability, atomicity).buffer), expected)
     const reply = decodeReply(ran.reply, layout)
     const outcome = toOutcome(reply, operations, firsts)
     if (ran.failed === undefined) return outcome

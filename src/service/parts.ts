@@ -172,6 +172,7 @@ export function map (set: LiveSet, request: NewPart, expected: Expected): Promis
       if (intent !== undefined) await catalog.commit([{ kind: 'delete-intent', token: textOf(intent) }]).catch(() => {})
       throw error
     }
+    await volumes.recoverWaiting()
     return get(set, part.id)
   })
 }

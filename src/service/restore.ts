@@ -84,6 +84,7 @@ export async function bringBack (set: LiveSet, parts: Iterable<LivePart>, { adop
     await restoreParts(set, recorded, { adopt })
     await restoreParts(set, followers)
   }
+  await set.context.volumes.recoverWaiting()
 }
 
 /** Maps parts that are on record, of a set where nothing is mapped behind them. What came of each, the set tells. */

@@ -130,6 +130,7 @@ export class Service {
       this.#progress = { parts: total, restored }
       onProgress(this.#progress)
     }, this.#ended.signal)
+    await this.volumes.recover()
   }
 
   /** The catalog as one document. */

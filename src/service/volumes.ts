@@ -16,6 +16,7 @@ export class Volumes {
   readonly #engine: Engine
   readonly #limits: Limits
   readonly #open = new Map<string, OpenVolume>()
+  #waits = false
 
   constructor (engine: Engine, volumes: readonly VolumeConfig[], limits: Limits) {
     this.#engine = engine
@@ -61,6 +62,17 @@ export class Volumes {
   async keepFree (name: string): Promise<number> {
     const { capacity } = await this.#engine.volumeInfo(this.#named(name).handle)
     return Math.floor(capacity * this.#limits.keepFreePercent / 100)
+  }
+
+  /** Makes batches of atomicity `all` whole that were committed and not made: once the parts of their files are back. */
+  async recover (): Promise<void> {
+    const kept = await Promise.all([...this.#open.values()].map(({ handle }) => this.#engine.recover(handle)))
+    this.#waits = kept.some((count) => count > 0)
+  }
+
+  /** The same where some of them wait for a file that may have come. Whoever stores to what still waits is told so. */
+  async recoverWaiting (): Promise<void> {
+    if (this.#waits) await this.recover().catch(() => {})
   }
 
   close (): void {

@@ -9,6 +9,7 @@
  * libFuzzer makes up the bytes, or replay.c takes them from files.
  */
 #include "ffi.h"
+#include "redo.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -222,7 +223,7 @@ static void result(int rc, bool handle_is_good)
 	REQUIRE(rc > -200 ? strerrorname_np(-rc) != NULL : is_code(rc));
 	REQUIRE(rc != PMEMSET_E_UNKNOWN && rc != -EFAULT);
 	REQUIRE(err.cause == 0 || is_code(err.cause));
-	REQUIRE(err.reason <= PMEMSET_REASON_SOURCE_REPLACED);
+	REQUIRE(err.reason <= PMEMSET_REASON_RECOVERY_PENDING);
 	/* A file system in memory loses nothing. */
 	REQUIRE(err.reason != PMEMSET_REASON_PERSIST_FAILED && err.reason != PMEMSET_REASON_DEGRADED &&
 			err.reason != PMEMSET_REASON_RANGE_LOST && err.reason != PMEMSET_REASON_MEDIA);
@@ -446,6 +447,15 @@ static void volume_close(void)
 	REQUIRE(ffi_volume_close(volume) == (k ? 0 : -EBADF));
 	if (k != NULL)
 		k->live = false;
+}
+
+static void recover_redo(void)
+{
+	uint64_t volume = some_handle(VOLUME);
+	uint64_t counts[2] = {0, 0};
+	int rc = ffi_redo_recover(volume, counts, begin("ffi_redo_recover"));
+	result(rc, live(volume, VOLUME) != NULL);
+	REQUIRE(counts[0] == 0); /* nobody has crashed */
 }
 
 static void volume_info(void)
@@ -836,8 +846,9 @@ static uint8_t *some_batch(uint64_t *size, uint32_t *count)
 	bool odd = take(1) % 32 == 0;
 	uint8_t *to = put(head, 4, odd ? take(4) : 0x42534d50);
 	to = put(to, 2, odd ? take(2) : 1);
-	to = put(to, 1, odd ? take(1) : take(1) % 4);
-	to = put(to, 1, odd ? take(1) : 0);
+	uint64_t how = take(1);
+	to = put(to, 1, odd ? how : how % 4);
+	to = put(to, 1, odd ? take(1) : how >> 6 == 3); /* all or nothing */
 	to = put(to, 4, odd ? take(4) : *count);
 	(void)put(to, 4, odd ? take(4) : 0);
 	for (uint32_t i = 0; i < *count; i++) {
@@ -1129,11 +1140,11 @@ static void list_parts(void)
 }
 
 /* A byte chooses; what changes structure, and what moves bytes, more often. New ones go to the end, or inputs mean something else. */
-static void (*const calls[])(void) = {set_new, set_new, set_delete, set_info, set_coalescing, volume_open, volume_close, volume_info, probe,
-		lookup, list_maps, list_maps, list_parts, removal, removal, removal, pin, unpin, read_bytes, read_bytes, write_bytes,
-		write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map, part_map,
-		write_many, batch, batch, batch, failures, check_memory, write_pieces, set_new_again, restoration, restoration, release,
-		intent_undo, state_directory};
+static void (*const calls[])(void) = {set_new, set_new, set_delete, set_info, set_coalescing, volume_open, volume_close, recover_redo,
+		volume_info, probe, lookup, list_maps, list_maps, list_parts, removal, removal, removal, pin, unpin, read_bytes, read_bytes,
+		write_bytes, write_bytes, write_bytes, persist, persist, drain, about, behind_the_back, part_map, part_map, part_map,
+		part_map, write_many, batch, batch, batch, failures, check_memory, write_pieces, set_new_again, restoration, restoration,
+		release, intent_undo, state_directory};
 
 /* ---- before and after ---- */
 
@@ -1238,6 +1249,7 @@ static void start(void)
 	}
 	REQUIRE(atexit(leave) == 0);
 	REQUIRE(ffi_engine_start(&spec, begin("ffi_engine_start")) == 0);
+	redo_set_ring_size(UINT64_C(64) << 10); /* a log is made by many inputs */
 	const struct rlimit small = {FILE_SIZE_MAX, FILE_SIZE_MAX};
 	REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
 	check_fault();

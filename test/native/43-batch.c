@@ -302,10 +302,10 @@ static void a_header_that_is_not_a_batchs_is_refused(void **state)
 	wrong[0].magic++;
 	wrong[1].version++;
 	wrong[2].durability = 4;
-	wrong[3].reserved = 1;
+	wrong[3].atomicity = 2;
 	wrong[4].count = 0;
 	wrong[5].count = UINT32_MAX;
-	wrong[6].reserved2 = 1;
+	wrong[6].reserved = 1;
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		struct body b = new_body();
 		push(&b, (struct batch_operation){.op = BATCH_READ});
