@@ -2,7 +2,9 @@
 /*
  * Power cuts: writers over HTTP are being answered when the virtual machine is killed. It boots again from the same media, and every byte
  * that was acknowledged as persisted has to be in the files, on a DAX file system and on a disk behind a page cache: each cut hits both.
- * Of a write that was under way, each aligned word may be the old or the new one, and nothing beside its range may have changed.
+ * Of a write that was under way, each aligned word may be the old or the new one, and nothing beside its range may have changed. Then the
+ * service starts again: every part that was acknowledged is there, at its address, and none that was removed; of a step that was under way
+ * there is all or nothing. The catalog is on the one medium for half of the cuts, on the other for the rest.
  *
  * Three that have to lose, so that it is known that a cut is one and that the comparison can fail: writes of durability `none` behind the
  * page cache; flushed stores to a DAX mapping without MAP_SYNC (control.c); and a model that has been told one byte too many.
@@ -12,7 +14,7 @@ import { randomBytes } from 'node:crypto'
 import { blank, Machine, MIB, program } from './machine.mjs'
 
 const PART = MIB
-const CUTS = 10
+const CUTS = 5 // with the catalog on each medium
 const WRITERS = 3 // on each volume
 const WRITE_BYTES_MAX = 40_000
 const ACKNOWLEDGED_MIN = 10 // on each volume and of each kind, before the cut
@@ -21,7 +23,8 @@ const WORD = 8
 const NEW_FILE = 65_536
 
 const MODULES = ['nfit', 'nd_pmem', 'virtio_blk', 'ext4']
-const VOLUMES = { dax: 'cache_line', disk: 'page' }
+const GRANULARITIES = { dax: 'cache_line', disk: 'page' }
+const ORDERS = [['dax', 'disk'], ['disk', 'dax']] // the catalog is on the first volume
 
 /** A generator of 32 bits each (mulberry32): a failure is told with its seed. */
 function generator (seed) {
@@ -63,33 +66,52 @@ class Known {
   }
 }
 
-/** Everything that was said to the service and what it answered, over all cuts. */
+/** What was said to the service of one volume, and what it answered. */
+class Volume {
+  files = new Map() // path → Known; of those that nobody writes to any more until they were compared
+  parts = new Map() // id → where and how long
+  adding // the id of a part for which there is no answer yet
+  removing
+  writes = 0
+  created = 0
+  constructor (name) { this.name = name }
+}
+
+/** The same of all volumes, over all cuts. */
 class World {
-  random
-  volumes = Object.fromEntries(Object.keys(VOLUMES).map((name) => [name, { files: new Map(), writes: 0, created: 0 }]))
-  /** Written with durability `none` on the disk. */
-  loose = new Known(PART)
+  loose = new Known(PART) // written with durability `none` on the disk
   looseWrites = 0
   looseLost = 0
   round = 0
 
-  constructor (seed) { this.random = generator(seed) }
+  constructor (seed, order) {
+    this.random = generator(seed)
+    this.volumes = order.map((name) => new Volume(name))
+  }
 
   some (from, to) { return from + this.random(to - from) }
 }
 
 /* ---- writing ---- */
 
-const paths = (volume) => Array.from({ length: WRITERS }, (_, i) => `${volume}.${i}`)
+const paths = ({ name }) => Array.from({ length: WRITERS }, (_, i) => `${name}.${i}`)
 
-async function open (machine, world) {
-  for (const [volume, granularity] of Object.entries(VOLUMES)) {
-    await machine.ok('POST', '/sets', { json: { id: volume, requiredGranularity: granularity } })
-    for (const path of [...paths(volume), ...(volume === 'disk' ? ['loose'] : [])]) {
-      const part = await machine.ok('POST', `/sets/${volume}/parts`, { json: { id: path, source: { type: 'file', volume, path, create: 'if_needed' }, length: PART } })
-      assert.deepEqual([part.granularity, part.persistence], [granularity, 'persistent'])
-      if (path !== 'loose' && !world.volumes[volume].files.has(path)) world.volumes[volume].files.set(path, new Known(PART))
+async function map (machine, volume, path, create, length) {
+  volume.adding = path
+  const part = await machine.ok('POST', `/sets/${volume.name}/parts`, { json: { id: path, source: { type: 'file', volume: volume.name, path, create }, length } })
+  assert.deepEqual([part.granularity, part.persistence], [GRANULARITIES[volume.name], 'persistent'])
+  volume.adding = undefined
+  volume.parts.set(path, { addr: part.addr, length })
+}
+
+async function open (machine, { volumes }) {
+  for (const volume of volumes) {
+    await machine.ok('POST', '/sets', { json: { id: volume.name, requiredGranularity: GRANULARITIES[volume.name] } })
+    for (const path of paths(volume)) {
+      await map(machine, volume, path, 'exclusive', PART)
+      volume.files.set(path, new Known(PART))
     }
+    if (volume.name === 'disk') await map(machine, volume, 'loose', 'exclusive', PART)
   }
 }
 
@@ -98,20 +120,24 @@ async function write (machine, world, volume, path, known, durability) {
   const length = world.random(4) === 0 ? world.some(1, WRITE_BYTES_MAX) : world.some(1, 200)
   known.pending = { at: world.random(known.bytes.length - length + 1), bytes: randomBytes(length) }
   const { at, bytes } = known.pending
-  const wrote = await machine.ok('PUT', `/sets/${volume}/parts/${path}/content?offset=${at}&durability=${durability}`, { bytes })
+  const wrote = await machine.ok('PUT', `/sets/${volume.name}/parts/${path}/content?offset=${at}&durability=${durability}`, { bytes })
   assert.equal(wrote.durability, durability)
   known.acknowledge()
 }
 
-/** A file that is made, written to and, as a part, removed again: it stays, with what it has. */
+/** A file that is made, written to and, every other time, as a part removed again: the file stays, with what it has. */
 async function create (machine, world, volume) {
-  const path = `new-${world.round}-${world.volumes[volume].created}`
-  await machine.ok('POST', `/sets/${volume}/parts`, { json: { id: path, source: { type: 'file', volume, path, create: 'exclusive' }, length: NEW_FILE } })
+  const path = `new-${world.round}-${volume.created}`
+  await map(machine, volume, path, 'exclusive', NEW_FILE)
   const known = new Known(NEW_FILE)
-  world.volumes[volume].files.set(path, known)
-  world.volumes[volume].created++
+  volume.files.set(path, known)
+  volume.created++
   await write(machine, world, volume, path, known, 'persisted')
-  await machine.ok('DELETE', `/sets/${volume}/parts/${path}`)
+  if (world.random(2) === 0) return
+  volume.removing = path
+  await machine.ok('DELETE', `/sets/${volume.name}/parts/${path}`)
+  volume.removing = undefined
+  volume.parts.delete(path)
 }
 
 /** Has everybody write until the power fails. */
@@ -127,18 +153,17 @@ async function writeAndCut (machine, world, last) {
       }
     }
   }
-  const counts = []
-  const everybody = Object.entries(world.volumes).flatMap(([volume, state]) => {
-    const count = { volume, writes: 0, created: 0 }
-    counts.push(count)
-    return [
-      ...paths(volume).map((path) => again(async () => { await write(machine, world, volume, path, state.files.get(path), 'persisted'); count.writes++ })),
-      again(async () => { await create(machine, world, volume); count.created++ })
-    ]
-  })
-  everybody.push(again(async () => { await write(machine, world, 'disk', 'loose', world.loose, 'none'); now.loose++ }))
+  const counts = world.volumes.map(({ writes, created }) => ({ writes, created }))
+  const everybody = world.volumes.flatMap((volume) => [
+    ...paths(volume).map((path) => again(async () => { await write(machine, world, volume, path, volume.files.get(path), 'persisted'); volume.writes++ })),
+    again(() => create(machine, world, volume))
+  ])
+  const disk = world.volumes.find(({ name }) => name === 'disk')
+  everybody.push(again(async () => { await write(machine, world, disk, 'loose', world.loose, 'none'); now.loose++ }))
+  const enough = () => now.loose >= ACKNOWLEDGED_MIN &&
+    world.volumes.every(({ writes, created }, i) => writes >= counts[i].writes + ACKNOWLEDGED_MIN && created > counts[i].created)
   const until = Date.now() + world.some(...WRITING_MS)
-  while (failures.length === 0 && (Date.now() < until || [now.loose, ...counts.map(({ writes }) => writes)].some((count) => count < ACKNOWLEDGED_MIN) || counts.some(({ created }) => created === 0))) {
+  while (failures.length === 0 && (Date.now() < until || !enough())) {
     await new Promise((resolve) => setTimeout(resolve, world.some(1, 30)))
   }
   await last()
@@ -146,7 +171,6 @@ async function writeAndCut (machine, world, last) {
   await machine.cut()
   await Promise.all(everybody)
   if (failures.length > 0) throw failures[0]
-  for (const { volume, writes } of counts) world.volumes[volume].writes += writes
   world.looseWrites += now.loose
 }
 
@@ -168,18 +192,22 @@ async function boot (world, { nvdimms, disks }) {
   return machine
 }
 
+function same (found, known, what) {
+  const at = known.wrongAt(found)
+  assert.equal(at, undefined, `${what}: lost at ${at} of ${known.bytes.length}; has ${found.subarray(at, at + 32).toString('hex')}, acknowledged is ${known.bytes.subarray(at, at + 32).toString('hex')}`)
+}
+
 /** The files as they are on the media, past the service, which does not run yet. */
-async function compare (machine, world) {
-  for (const [volume, { files }] of Object.entries(world.volumes)) {
-    for (const [path, known] of files) {
-      const found = await machine.file(`${volume}/${path}`)
-      const at = known.wrongAt(found)
-      assert.equal(at, undefined, `${volume}/${path}: lost at ${at} of ${known.bytes.length}; has ${found.subarray(at, at + 32).toString('hex')}, acknowledged is ${known.bytes.subarray(at, at + 32).toString('hex')}`)
+async function compareFiles (machine, world) {
+  for (const volume of world.volumes) {
+    for (const [path, known] of volume.files) {
+      const found = await machine.file(`${volume.name}/${path}`)
+      same(found, known, `${volume.name}/${path}`)
       // Told of a byte that was not written, it would say so.
       known.bytes[0] ^= 1
       assert.equal(known.wrongAt(found), 0)
       known.bytes[0] ^= 1
-      if (!paths(volume).includes(path)) files.delete(path) // once is enough for those that nobody writes to any more
+      if (!paths(volume).includes(path)) volume.files.delete(path)
     }
   }
   const loose = await machine.file('disk/loose')
@@ -190,36 +218,65 @@ async function compare (machine, world) {
   }
 }
 
+/** What the service has of sets and parts after its start, and what it reads there. */
+async function compareParts (machine, volume) {
+  const { items, nextCursor } = await machine.ok('GET', `/sets/${volume.name}/parts?limit=1000`)
+  assert.equal(nextCursor, undefined)
+  assert.ok(items.every(({ state, granularity }) => state === 'mapped' && granularity === GRANULARITIES[volume.name]), JSON.stringify(items.find(({ state }) => state !== 'mapped')))
+  const found = new Map(items.map(({ id, addr, length }) => [id, { addr, length }]))
+  const { adding, removing } = volume
+  if (adding !== undefined && found.has(adding)) {
+    volume.parts.set(adding, found.get(adding))
+    assert.deepEqual(await machine.file(`${volume.name}/${adding}`), Buffer.alloc(NEW_FILE))
+  } else if (adding !== undefined) {
+    assert.equal(await machine.must(`ls /mnt/${volume.name}/${adding} 2>/dev/null || echo none`), 'none', 'what an unfinished step has made is taken away')
+  }
+  if (removing !== undefined && !found.has(removing)) volume.parts.delete(removing)
+  volume.adding = undefined
+  volume.removing = undefined
+  assert.deepEqual(found, new Map([...volume.parts].sort(([, a], [, b]) => Number(BigInt(a.addr) - BigInt(b.addr)))))
+  for (const [path, known] of volume.files) {
+    const { addr, length } = found.get(path)
+    same(await machine.ok('GET', `/sets/${volume.name}/memory?addr=${addr}&length=${length}`), known, `${volume.name}/${path}, through the service`)
+  }
+}
+
 /* ---- all ---- */
 
-export async function cuts ({ check }) {
-  const seed = Number(process.env.SEED ?? randomBytes(4).readUInt32LE())
-  const world = new World(seed)
-  const control = program('control')
+async function chain ({ check }, seed, order, control) {
+  const world = new World(seed, order)
   const media = { nvdimms: [blank('cuts-dax.img', 128 * MIB), blank('cuts-control.img', 64 * MIB)], disks: [blank('cuts-disk.img', 128 * MIB)] }
+  const where = `cuts, catalog on ${order[0]}`
   let machine
   try {
     for (; world.round <= CUTS; world.round++) {
-      const good = await check(`cuts: ${world.round === 0 ? 'the first boot' : `after cut ${world.round} of ${CUTS}, every acknowledged byte`} (seed ${seed})`, async () => {
+      const good = await check(`${where}: ${world.round === 0 ? 'the first boot' : `after cut ${world.round} of ${CUTS}, every acknowledged byte, part and address`} (SEED=${seed})`, async () => {
         machine = await boot(world, media)
-        if (world.round > 0) await compare(machine, world)
+        if (world.round > 0) await compareFiles(machine, world)
         if (world.round === 1) {
-          await check('cuts: control: flushed through MAP_SYNC is there', async () => { assert.deepEqual(await machine.file('control/sync'), Buffer.alloc(NEW_FILE, 's')) })
-          await check('cuts: control: flushed, but without MAP_SYNC, is lost', async () => { assert.deepEqual(await machine.file('control/plain'), Buffer.alloc(NEW_FILE)) })
+          await check(`${where}: control: flushed through MAP_SYNC is there`, async () => { assert.deepEqual(await machine.file('control/sync'), Buffer.alloc(NEW_FILE, 's')) })
+          await check(`${where}: control: flushed, but without MAP_SYNC, is lost`, async () => { assert.deepEqual(await machine.file('control/plain'), Buffer.alloc(NEW_FILE)) })
         }
+        await machine.serve(order)
+        if (world.round > 0) for (const volume of world.volumes) await compareParts(machine, volume)
+        else await open(machine, world)
         if (world.round === CUTS) return
-        await machine.serve(Object.keys(VOLUMES))
-        await open(machine, world)
         await writeAndCut(machine, world, async () => {
           if (world.round === 0) await machine.must(`${control} sync /mnt/control/sync s; ${control} plain /mnt/control/plain p`)
         })
       })
       if (!good) return
     }
-    await check('cuts: control: durability none behind a page cache is lost', async () => { assert.ok(world.looseLost > 0, `${world.looseWrites} writes, nothing lost in ${CUTS} cuts`) })
-    for (const [volume, { writes, created }] of Object.entries(world.volumes)) console.log(`${volume}: ${CUTS} cuts, ${writes} writes and ${created} new files were acknowledged, nothing of them was lost`)
+    await check(`${where}: control: durability none behind a page cache is lost`, async () => { assert.ok(world.looseLost > 0, `${world.looseWrites} writes, nothing lost in ${CUTS} cuts`) })
+    for (const { name, writes, created } of world.volumes) console.log(`${name}: ${CUTS} cuts, ${writes} writes and ${created} new parts were acknowledged, nothing of them was lost`)
     console.log(`disk: ${world.looseWrites} writes of durability none, lost by ${world.looseLost} of ${CUTS} cuts`)
   } finally {
     await machine?.cut()
   }
+}
+
+export async function cuts (report) {
+  const seed = Number(process.env.SEED ?? randomBytes(4).readUInt32LE())
+  const control = program('control')
+  for (const order of ORDERS) await chain(report, seed, order, control)
 }

@@ -21,7 +21,7 @@ import { PACKAGES, ROOT, SetupError, setUp, systemPackages } from '../../src/set
 export const WORK = join(ROOT, 'build', 'dax')
 const KERNEL = join(WORK, 'kernel')
 const VMLINUX = join(KERNEL, 'vmlinux')
-const BUNDLE = join(WORK, 'service.mjs')
+export const BUNDLE = join(WORK, 'service.mjs')
 const TOKENS = join(WORK, 'tokens.json')
 const GUEST_ADDRESS = '10.0.2.15'
 const BOOT_SECONDS_MAX = 180
@@ -158,7 +158,7 @@ export function blank (name, bytes) {
   return path
 }
 
-async function freePort () {
+export async function freePort () {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address()
@@ -276,7 +276,7 @@ export class Machine {
 
   /* ---- the service in it ---- */
 
-  /** Starts it over directories of /mnt and waits for its first answer: as it was compiled, or, which is quicker, `bundled`. */
+  /** Starts it over directories of /mnt and waits until it is ready: as it was compiled, or, which is quicker, `bundled`. */
   async serve (volumes, { bundled = true, env = {} } = {}) {
     const settings = {
       PMEMSETD_HOST: GUEST_ADDRESS,
@@ -291,10 +291,10 @@ export class Machine {
     const until = Date.now() + START_SECONDS_MAX * 1000
     for (;;) {
       // The port takes connections before anyone listens in the guest: only an answer tells.
-      const answered = await this.request('GET', '/livez', { ms: TRY_MS_MAX }).then(({ status }) => status === 200, () => false)
+      const answered = await this.request('GET', '/readyz', { ms: TRY_MS_MAX }).then(({ status }) => status === 200, () => false)
       if (answered) return
       if (!await this.lives()) throw new Error(`the service ended: ${await this.log()}`)
-      if (Date.now() > until) throw new Error(`the service did not answer in ${START_SECONDS_MAX} s: ${await this.log()}`)
+      if (Date.now() > until) throw new Error(`the service was not ready in ${START_SECONDS_MAX} s: ${await this.log()}`)
       await sleep(100)
     }
   }

@@ -10,11 +10,12 @@
 import fs from 'node:fs'
 import { cuts } from './cuts.mjs'
 import { faults } from './faults.mjs'
+import { logged } from './logged.mjs'
 import { byte, media } from './media.mjs'
 import { prepare } from './machine.mjs'
 import { SetupError } from '../../src/setup.mjs'
 
-const PARTS = { media, byte, faults, cuts }
+const PARTS = { media, byte, faults, logged, cuts }
 
 const totals = { passed: 0, failed: 0, skipped: 0 }
 
