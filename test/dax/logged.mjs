@@ -126,7 +126,9 @@ function compareFiles (dir, before, after) {
 /** Sets and parts as a service finds them that starts there: of the one state or of the next. */
 async function compareParts (dir, before, after) {
   const port = await freePort()
-  const child = spawn(process.execPath, [BUNDLE], { env: { ...process.env, PMEMSETD_PORT: String(port), PMEMSETD_VOLUMES: `logged=${dir}` }, stdio: ['ignore', 'pipe', 'pipe'] })
+  // What the caller's shell sets for a server of its own must not reach this one.
+  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PMEMSETD_')))
+  const child = spawn(process.execPath, [BUNDLE], { env: { ...clean, PMEMSETD_PORT: String(port), PMEMSETD_VOLUMES: `logged=${dir}` }, stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { said += data })
   const ended = once(child, 'exit')
