@@ -203,7 +203,8 @@ export class Client {
     const stores = writes.flatMap(({ addr, bytes }) => this.#storesAt(set, addr, bytes))
     if (this.#overlaps(stores)) return
     const operations = writes.map(({ addr, bytes }) => ({ op: 'write', addr: `0x${addr.toString(16)}`, data: bytes.toString('base64') }))
-    await this.#ask({ what: `batch of ${operations.length}`, stores }, 'POST', `/sets/${this.#set}/batch`, { operations })
+    const isAtomic = this.#chance(2) === 0
+    await this.#ask({ what: `${isAtomic ? 'atomic' : 'batch'} of ${operations.length}`, stores, isAtomic }, 'POST', `/sets/${this.#set}/batch`, { operations, ...(isAtomic ? { atomicity: 'all' } : {}) })
   }
 
   #step (): Promise<void> {
