@@ -644,6 +644,7 @@ struct crowd {
 	_Atomic unsigned next;
 	_Atomic uint64_t failed, acknowledged;
 	_Atomic uint64_t succeeded[CROWD];
+	pthread_rwlock_t calm; /* written to while the disk is being broken: a flush meanwhile would get the blocks back */
 };
 
 /* Pages of its own: a byte that was told to be durable has to be on the medium, whatever else happened. */
@@ -656,9 +657,11 @@ static void *in_a_crowd(void *arg)
 	uint64_t row[3];
 	for (unsigned char i = 1; !atomic_load(&c->stop); i = (unsigned char)(i % 250 + 1)) {
 		uint64_t at = c->addr + page * PAGE;
+		pthread_rwlock_rdlock(&c->calm);
 		int rc = ffi_write(c->set, at, &i, 1, i % 3 ? FFI_DURABILITY_PERSISTED : FFI_DURABILITY_NONE, &w, &e);
 		if (rc == 0)
 			rc = ffi_persist(c->set, (uint64_t[]){at, 1}, 1, FFI_DURABILITY_PERSISTED, &w, &e);
+		pthread_rwlock_unlock(&c->calm);
 		if (rc == 0) {
 			atomic_fetch_add(&c->succeeded[page], 1);
 			continue;
@@ -682,14 +685,17 @@ static void a_crowd(void **state)
 	pthread_t threads[CROWD];
 	open_disk(&d, here(state), CROWD * PAGE);
 	uint64_t set = new_set(FFI_COALESCING_NONE, 2 * MIB);
-	struct crowd c = {.set = set, .addr = add(set, &d.place, "x", 0, CROWD)};
+	struct crowd c = {.set = set, .addr = add(set, &d.place, "x", 0, CROWD), .calm = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP};
 	for (unsigned i = 0; i < CROWD; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, in_a_crowd, &c), 0);
 	for (int i = 0; i < 3; i++) {
 		(void)usleep(50000);
-		/* Again and again: they may get the blocks back before somebody else has the space. */
-		for (uint64_t before = atomic_load(&c.failed); atomic_load(&c.failed) < before + 20;)
+		/* Again and again: an acknowledgement, or the kernel, may get the blocks back before somebody else has the space. */
+		for (uint64_t before = atomic_load(&c.failed); atomic_load(&c.failed) < before + 20; (void)usleep(5000)) {
+			pthread_rwlock_wrlock(&c.calm);
 			break_disk(&d);
+			pthread_rwlock_unlock(&c.calm);
+		}
 		mend_disk(&d);
 		/* What was durable before is gone with the blocks that were taken away; so each writes again, one more than what was under way. */
 		for (unsigned t = 0; t < CROWD; t++)
