@@ -11,7 +11,7 @@ import { silent } from '../src/log.js'
 import type { Part, PmemSet } from '../src/schemas.js'
 import { Service } from '../src/service/service.js'
 import { cannotMount, mounted, tmpfs } from './media.js'
-import { ask, folder, run, serving, type Json, type Reply } from './process.js'
+import { ask, folder, run, serving, worldOf, type Json } from './process.js'
 import { call, makeFile, makeSet, mapPart, mapsOf, MIB, must, open, openCatalog, PAGE, plus, refused, reopen, theEngine, world, type Opened } from './service.js'
 
 async function partsOf (t: Test, opened: Opened, set: string): Promise<Part[]> {
@@ -235,11 +235,6 @@ async function post (address: string, path: string, body: object, method = 'POST
   return json
 }
 
-async function worldOf (address: string): Promise<Reply[]> {
-  const { items } = (await ask({ url: `${address}/sets` })).json as { items: PmemSet[] }
-  return await Promise.all(items.flatMap(({ id }) => ['', '/parts', '/maps'].map((what) => ask({ url: `${address}/sets/${id}${what}` }))))
-}
-
 for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
   t.test(`after ${signal}`, async (t) => {
     const dir = folder(t)
@@ -305,7 +300,7 @@ t.test('unavailable: a volume that has become read-only', { skip: cannotMount },
   readOnly.child.kill('SIGKILL')
   await readOnly.ended
   const again = await serving(t, dir, env)
-  const states = (all: Reply[]): unknown => all.map(({ json }) => json?.items?.map(({ id, addr, state }: Part) => ({ id, addr, state })) as unknown)
+  const states = (all: Json[]): unknown => all.map(({ json }) => json?.items?.map(({ id, addr, state }: Part) => ({ id, addr, state })) as unknown)
   t.same(states(await worldOf(again.address)), states(before))
 })
 

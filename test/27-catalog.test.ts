@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The catalog: what it keeps and refuses, that a change which cannot be recorded is none, and that what takes away works where there is no space for more.
 import { open as openEnvironment } from 'lmdb'
-import { copyFileSync, existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { LmdbCatalog } from '../src/catalog/lmdb.js'
 import type { Change, PartRecord, SetRecord } from '../src/catalog/catalog.js'
 import { digestOf, type Scope } from '../src/plugins/tokens.js'
-import { cannotMount, fill, mounted, Refusing, tmpfs } from './media.js'
+import { cannotMount, empty, fill, mounted, Refusing, tmpfs } from './media.js'
 import { folder, run } from './process.js'
 import { call, makeFile, makeSet, mapPart, MIB, must, open, openCatalog, PAGE, plus, refused, reopen, world } from './service.js'
 
@@ -104,7 +104,7 @@ t.test('without space for more, what takes away is recorded all the same', { ski
   const again = await reopen(t, opened)
   t.same(world(again), before, 'a start on a full volume')
   t.equal((await call(t, again, 'DELETE', '/sets/s')).status, 204)
-  truncateSync(join(state, 'filler'), 0)
+  empty(state)
   await makeSet(t, again, { id: 'new' })
 })
 
@@ -117,7 +117,7 @@ t.test('a commit that fails has changed nothing, and the next one is like any ot
   const outcomes = await Promise.allSettled([catalog.commit(large('b')), catalog.commit(large('c')), catalog.commit(large('d'))])
   for (const outcome of outcomes) t.match(outcome, { status: 'rejected', reason: { name: 'ServiceError', code: 'NO_SPACE' } })
   t.same([[...catalog.sets()].length, catalog.partCount('uid-b')], [1, 0])
-  truncateSync(join(dir, 'filler'), 0)
+  empty(dir)
   await catalog.commit(large('b'))
   await catalog.close()
   const again = await LmdbCatalog.open({ dir, allocate: anySpace })

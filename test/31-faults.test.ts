@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Part, PmemSet } from '../src/schemas.js'
-import { brokenDisk, cannotBreak, cannotMount, fill, mounted, tmpfs } from './media.js'
+import { brokenDisk, cannotBreak, cannotMount, empty, files, fill, mounted, tmpfs } from './media.js'
 import { call, listening, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, type Opened } from './service.js'
 import { raw } from './shell.js'
 
@@ -104,8 +104,6 @@ t.test('a file that is truncated in the middle of a download', async (t) => {
 
 /* ---- file systems that are full ---- */
 
-const files = (dir: string): string[] => readdirSync(dir, { recursive: true, encoding: 'utf8' }).map((name) => `${name}: ${statSync(join(dir, name)).size} bytes, ${statSync(join(dir, name)).blocks} blocks`).sort()
-
 t.test('mapping on a full file system changes nothing', { skip: cannotMount }, async (t) => {
   const dir = mounted(t, tmpfs('8m'))
   const opened = await open(t, { dir, env: { PMEMSETD_KEEP_FREE_PERCENT: '0' } })
@@ -143,7 +141,7 @@ t.test('a hole that a full file system cannot fill', { skip: cannotMount }, asyn
   }
   await expectGood(t, opened, 's', addr)
   await expectGood(t, opened, 's', hole)
-  truncateSync(join(dir, 'filler'), 0)
+  empty(dir)
   await expectGood(t, opened, 's', lost)
 })
 

@@ -6,25 +6,8 @@ import { LmdbCatalog } from '../src/catalog/lmdb.js'
 import type { FailuresRecord } from '../src/catalog/catalog.js'
 import type { Failure } from '../src/schemas.js'
 import { brokenDisk, cannotBreak, Refusing } from './media.js'
-import { ask, folder, serving, type Json, type Reply, type Running } from './process.js'
+import { folder, kill, must, send, serving, type Served } from './process.js'
 import { call, makeSet, mapPart, open, openCatalog, PAGE, plus } from './service.js'
-
-type Served = Running & { address: string }
-
-async function send ({ address }: Served, method: string, path: string, body?: object): Promise<Reply> {
-  return await ask({ url: address + path }, { method, ...(body === undefined ? {} : { body }) })
-}
-
-async function must (served: Served, method: string, path: string, body?: object): Promise<Json> {
-  const { status, json } = await send(served, method, path, body)
-  if (status >= 300) throw new Error(`${method} ${path}: ${status} ${JSON.stringify(json)}`)
-  return json
-}
-
-async function kill ({ child, ended }: Served): Promise<void> {
-  child.kill('SIGKILL')
-  await ended
-}
 
 /** What is on record of a set, once nobody has the catalog open. */
 async function recordOf (dir: string, uid: string): Promise<FailuresRecord | undefined> {

@@ -2,10 +2,11 @@
 //
 // What tests of faults share: file systems that are small, full, or lose what is written to them. They need root; the tests skip with the reason elsewhere.
 import { execFileSync, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import type { Test } from 'tap'
 import type { Catalog, Change, FailuresRecord, IntentRecord, PartRecord, ServiceRecord, SetRecord } from '../src/catalog/catalog.js'
 import { ServiceError } from '../src/errors.js'
@@ -13,8 +14,10 @@ import { cannot, makeFile, MIB, PAGE } from './service.js'
 
 /** For tap's `skip`: why there can be no mounts. */
 export const cannotMount = cannot('mkdir m && mount -t tmpfs -o size=1m none m && umount m')
+/** For tap's `skip`: why ext4 cannot be had. */
+export const cannotLoop = cannotMount !== false ? cannotMount : cannot('truncate -s 16M image && mkfs.ext4 -q image && mkdir m && mount -o loop image m && umount m')
 /** For tap's `skip`: why brokenDisk cannot be had. */
-export const cannotBreak = cannotMount !== false ? cannotMount : cannot('truncate -s 16M image && mkfs.ext4 -q image && mkdir m && mount -o loop image m && umount m && filefrag -v image && debugfs -R "blocks <8>" image && fallocate -p -o 0 -l 4096 image')
+export const cannotBreak = cannotLoop !== false ? cannotLoop : cannot('truncate -s 16M image && mkfs.ext4 -q image && filefrag -v image && debugfs -R "blocks <8>" image && fallocate -p -o 0 -l 4096 image')
 
 /** A file system at a directory of its own, until the end of the test; lazily, since a file whose flush failed stays open in the engine. */
 export function mounted (t: Test, command: (dir: string) => string[], dir = mkdtempSync(join(tmpdir(), 'pmemsetd-mount-'))): string {
@@ -29,9 +32,32 @@ export function mounted (t: Test, command: (dir: string) => string[], dir = mkdt
 
 export const tmpfs = (size: string) => (dir: string): string[] => ['mount', '-t', 'tmpfs', '-o', `size=${size}`, 'none', dir]
 
+/** An ext4 in an image that is made for it. */
+export function ext4 (t: Test, image: string, { size, more = [], onMade = () => {} }: { size: number, more?: string[], onMade?: (image: string) => void }): string {
+  makeFile(dirname(image), basename(image), size)
+  execFileSync('mkfs.ext4', ['-q', '-b', '4096', ...more, image])
+  onMade(image)
+  const dir = mounted(t, (dir) => ['mount', '-o', 'loop,noatime', image, dir])
+  rmSync(join(dir, 'lost+found'), { recursive: true })
+  return dir
+}
+
+/** Every file beneath it, to be compared: how large it is, what space it takes, which bytes it has; but for the catalog, and for what takes the space. */
+export function files (dir: string): string[] {
+  const names = readdirSync(dir, { recursive: true, encoding: 'utf8' }).filter((name) => name !== FILLER && !name.startsWith('.pmemset'))
+  return names.map((name) => {
+    const path = join(dir, name)
+    const found = statSync(path)
+    const bytes = found.isFile() ? createHash('sha256').update(readFileSync(path)).digest('base64url') : 'a directory'
+    return `${name}: ${found.size} bytes, ${found.blocks} blocks, ${bytes}`
+  }).sort()
+}
+
+const FILLER = 'filler'
+
 /** Takes all space but so many bytes. */
 export function fill (dir: string, spare = 0): void {
-  const fd = openSync(join(dir, 'filler'), 'w')
+  const fd = openSync(join(dir, FILLER), 'w')
   let size = 0
   for (const piece of [MIB, PAGE]) {
     const bytes = Buffer.alloc(piece, 1)
@@ -46,6 +72,11 @@ export function fill (dir: string, spare = 0): void {
   }
   ftruncateSync(fd, size - spare)
   closeSync(fd)
+}
+
+/** Gives all that space back. */
+export function empty (dir: string): void {
+  truncateSync(join(dir, FILLER), 0)
 }
 
 export interface BrokenDisk {
@@ -73,11 +104,7 @@ function backJournal (image: string): void {
 export function brokenDisk (t: Test, names: readonly string[]): BrokenDisk {
   const beneath = mounted(t, tmpfs('40m'))
   const image = join(beneath, 'image')
-  makeFile(beneath, 'image', 128 * MIB)
-  execFileSync('mkfs.ext4', ['-q', '-b', '4096', '-J', 'size=8', image])
-  backJournal(image)
-  const dir = mounted(t, (dir) => ['mount', '-o', 'loop,noatime', image, dir])
-  rmSync(join(dir, 'lost+found'), { recursive: true })
+  const dir = ext4(t, image, { size: 128 * MIB, more: ['-J', 'size=8'], onMade: backJournal })
   // What a service writes there itself, so that its blocks are there later.
   makeFile(dir, '.pmemset/lock', '0000000\n')
   for (const name of names) makeFile(dir, name, Buffer.alloc(4 * PAGE, 'd'))
@@ -93,7 +120,7 @@ export function brokenDisk (t: Test, names: readonly string[]): BrokenDisk {
   fill(beneath)
   return {
     dir,
-    mend: () => { truncateSync(join(beneath, 'filler'), 0) },
+    mend: () => { empty(beneath) },
     afterPowerCut: (name) => {
       const copy = join(mkdtempSync(join(tmpdir(), 'pmemsetd-copy-')), 'image')
       t.teardown(() => { rmSync(dirname(copy), { recursive: true, force: true }) })

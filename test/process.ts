@@ -3,12 +3,13 @@
 // What tests of the whole process share: to start it in a folder of its own, to hear what it says, to ask it.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
+import type { PmemSet } from '../src/schemas.js'
 
 export const MAIN = join(import.meta.dirname, '..', 'src', 'main.js')
 
@@ -32,8 +33,8 @@ export function run (dir: string, env: NodeJS.ProcessEnv, wrap: string[] = []): 
 }
 
 /** The same, as soon as it listens. */
-export async function listening (t: Test, dir: string, env: NodeJS.ProcessEnv = {}): Promise<Running & { address: string }> {
-  const running = run(dir, env)
+export async function listening (t: Test, dir: string, env: NodeJS.ProcessEnv = {}, wrap: string[] = []): Promise<Served> {
+  const running = run(dir, env, wrap)
   t.teardown(async () => {
     running.child.kill('SIGKILL')
     await running.ended
@@ -47,9 +48,9 @@ export async function listening (t: Test, dir: string, env: NodeJS.ProcessEnv = 
 
 export interface Reply { status: number, json: Json }
 
-export function ask (target: { url: string } | { socketPath: string, path: string }, { method = 'GET', headers = {}, body }: { method?: string, headers?: Record<string, string>, body?: object } = {}): Promise<Reply> {
+export function ask (target: { url: string } | { socketPath: string, path: string }, { method = 'GET', headers = {}, body }: { method?: string, headers?: Record<string, string>, body?: object | Buffer } = {}): Promise<Reply> {
   return new Promise((resolve, reject) => {
-    const options = { method, agent: false as const, headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers } }
+    const options = { method, agent: false as const, headers: { ...(body === undefined ? {} : { 'content-type': Buffer.isBuffer(body) ? 'application/octet-stream' : 'application/json' }), ...headers } }
     const asked = 'url' in target ? request(target.url, options) : request({ ...target, ...options })
     asked.on('error', reject)
     asked.on('response', (reply) => {
@@ -57,7 +58,7 @@ export function ask (target: { url: string } | { socketPath: string, path: strin
       reply.on('data', (data: Buffer) => { text += data.toString() })
       reply.on('end', () => { resolve({ status: reply.statusCode ?? 0, json: text === '' ? undefined : JSON.parse(text) as unknown }) })
     })
-    asked.end(body === undefined ? undefined : JSON.stringify(body))
+    asked.end(body === undefined || Buffer.isBuffer(body) ? body : JSON.stringify(body))
   })
 }
 
@@ -69,13 +70,48 @@ export function folder (t: Test, ...names: string[]): string {
   return dir
 }
 
+export type Served = Running & { address: string }
+
 /** Listening, and with everything back that its catalog names. */
-export async function serving (t: Test, dir: string, env: NodeJS.ProcessEnv = {}): Promise<Running & { address: string }> {
-  const running = await listening(t, dir, env)
+export async function serving (t: Test, dir: string, env: NodeJS.ProcessEnv = {}, wrap: string[] = []): Promise<Served> {
+  const running = await listening(t, dir, env, wrap)
   for (;;) {
     const { status, json } = await ask({ url: `${running.address}/readyz` })
     if (status === 200) return running
     if (json?.code !== 'RESTORING') throw new Error(JSON.stringify(json))
     await sleep(10)
   }
+}
+
+export async function send ({ address }: Served, method: string, path: string, body?: object | Buffer, headers: Record<string, string> = {}): Promise<Reply> {
+  return await ask({ url: address + path }, { method, headers, ...(body === undefined ? {} : { body }) })
+}
+
+/** As `send`, of what has to succeed. */
+export async function must (served: Served, method: string, path: string, body?: object | Buffer, headers: Record<string, string> = {}): Promise<Json> {
+  const { status, json } = await send(served, method, path, body, headers)
+  if (status >= 300) throw new Error(`${method} ${path}: ${status} ${JSON.stringify(json)}`)
+  return json
+}
+
+/** Everything that a client can see of all sets, to be compared. */
+export async function worldOf (address: string): Promise<Json[]> {
+  const { items } = (await ask({ url: `${address}/sets?limit=1000` })).json as { items: PmemSet[] }
+  return [...items, ...await Promise.all(items.filter(({ partCount }) => partCount > 0).flatMap(({ id }) => ['parts', 'maps'].map((what) => ask({ url: `${address}/sets/${id}/${what}?limit=1000` }))))]
+}
+
+/** How many files the process has open, and how many mappings that others may share. Not connections: of those, the host tells when it likes that they are gone. */
+export function held ({ child }: Running): { files: number, mappings: number } {
+  const at = `/proc/${child.pid ?? 0}`
+  const isFile = (fd: string): boolean => { try { return !readlinkSync(join(at, 'fd', fd)).startsWith('socket:') } catch { return false } }
+  return {
+    files: readdirSync(join(at, 'fd')).filter(isFile).length,
+    mappings: readFileSync(join(at, 'maps'), 'utf8').split('\n').filter((line) => /^\S+ ...s /.test(line)).length
+  }
+}
+
+/** Without a last word. */
+export async function kill ({ child, ended }: Running): Promise<void> {
+  child.kill('SIGKILL')
+  await ended
 }
