@@ -20,9 +20,15 @@ export interface Running {
   isRecorded: boolean
 }
 
+interface Known {
+  record: RepeatRecord
+  /** On the clock that does not jump, so that a key is kept for its time whatever becomes of the time of day. */
+  since: number
+}
+
 export class Repeats {
   /** Of the catalog, the oldest first. */
-  readonly #known = new Map<string, RepeatRecord>()
+  readonly #known = new Map<string, Known>()
   readonly #running = new Map<string, Running>()
   readonly #storage = new AsyncLocalStorage<Running>()
   readonly #catalog: Catalog
@@ -32,7 +38,12 @@ export class Repeats {
   constructor (catalog: Catalog, max: number) {
     this.#catalog = catalog
     this.#max = max
-    for (const record of [...catalog.repeats()].sort((a, b) => a.at - b.at)) this.#known.set(record.name, record)
+    // One that seems to be of the future was made before the time of day was set back: how long ago, nobody knows.
+    for (const record of [...catalog.repeats()].sort((a, b) => a.at - b.at)) this.#know(record, Math.max(Date.now() - record.at, 0))
+  }
+
+  #know (record: RepeatRecord, age = 0): void {
+    this.#known.set(record.name, { record, since: performance.now() - age })
   }
 
   /** Commits changes of the catalog; with one that is made under a key, that it was. */
@@ -43,7 +54,7 @@ export class Repeats {
     const record: RepeatRecord = { ...this.#begun(running), isDone: true }
     await this.#catalog.commit([...changes, { kind: 'put-repeat', repeat: record }])
     running.isRecorded = true
-    this.#known.set(record.name, record)
+    this.#know(record)
   }
 
   #begun ({ name, request }: Running): RepeatRecord {
@@ -56,12 +67,13 @@ export class Repeats {
    */
   find (name: string, request: string): { reply: KeptReply } | { running: Running } {
     const known = this.#known.get(name)
-    const asked = this.#running.get(name) ?? known
+    const asked = this.#running.get(name) ?? known?.record
     if (asked !== undefined && asked.request !== request) throw new ServiceError('IDEMPOTENCY_KEY_REUSED', 'The key belongs to another request.')
     if (this.#running.has(name)) throw new ServiceError('IDEMPOTENCY_IN_PROGRESS', 'The request of that key is being answered.')
-    if (known !== undefined && Date.now() - known.at < KEPT_MS) {
-      if (known.reply === undefined) throw new ServiceError('OUTCOME_UNKNOWN', known.isDone ? 'The request of that key was carried out, and its reply was not kept.' : 'The request of that key was begun, and the service ended before it was known to be done.')
-      return { reply: known.reply }
+    if (known !== undefined && performance.now() - known.since < KEPT_MS) {
+      const { reply, isDone } = known.record
+      if (reply === undefined) throw new ServiceError('OUTCOME_UNKNOWN', isDone ? 'The request of that key was carried out, and its reply was not kept.' : 'The request of that key was begun, and the service ended before it was known to be done.')
+      return { reply }
     }
     const running: Running = { name, request, isRecorded: false }
     this.#running.set(name, running)
@@ -78,7 +90,7 @@ export class Repeats {
     const record = this.#begun(running)
     await this.#catalog.commit([...this.#tooMany(), { kind: 'put-repeat', repeat: record }])
     running.isRecorded = true
-    this.#known.set(record.name, record)
+    this.#know(record)
   }
 
   /** With the reply, which is kept; undefined: it is to be forgotten, so that a repeat is a new request. */
@@ -89,7 +101,7 @@ export class Repeats {
         await this.#catalog.commit([...this.#tooMany(), { kind: 'put-repeat', repeat: record }])
         // At the end, as the newest.
         this.#known.delete(record.name)
-        this.#known.set(record.name, record)
+        this.#know(record)
       } else if (running.isRecorded) {
         await this.#catalog.commit([{ kind: 'delete-repeat', name: running.name }])
         this.#known.delete(running.name)
@@ -104,9 +116,9 @@ export class Repeats {
   /** What makes room for one more, and what is too old. */
   #tooMany (): Change[] {
     const gone: Change[] = []
-    const now = Date.now()
-    for (const { name, at } of this.#known.values()) {
-      if (this.#known.size < this.#max && now - at < KEPT_MS) break
+    const now = performance.now()
+    for (const [name, { since }] of this.#known) {
+      if (this.#known.size < this.#max && now - since < KEPT_MS) break
       this.#known.delete(name)
       gone.push({ kind: 'delete-repeat', name })
     }
