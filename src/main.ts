@@ -2,7 +2,7 @@
 //
 // The process: settings, engine, application, a listener, and an end in order.
 import closeWithGrace from 'close-with-grace'
-import { mkdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
@@ -65,7 +65,9 @@ function explain (error: unknown): unknown {
 function lockPlaces (engine: Engine, config: Config): void {
   for (const dir of new Set([config.stateDir, ...config.volumes.map(({ path }) => join(path, STATE_NAME))])) {
     try {
-      mkdirSync(dir, { recursive: true, mode: 0o700 })
+      // Of a volume, only the last of its names may be missing; and Node tells EROFS as ENOENT where it would make more.
+      if (dir === config.stateDir) mkdirSync(dir, { recursive: true, mode: 0o700 })
+      else if (!existsSync(dir)) mkdirSync(dir, { mode: 0o700 })
       engine.lock(join(dir, 'lock'))
     } catch (error) {
       const code = error instanceof EngineError ? error.codeName : (error as NodeJS.ErrnoException).code
@@ -75,7 +77,7 @@ function lockPlaces (engine: Engine, config: Config): void {
         continue
       }
       if (!(error instanceof EngineError) || code !== 'EAGAIN') throw error
-      throw new ConfigError(`${dir} is in use by another pmemsetd, process ${error.value}; end that one, or set PMEMSETD_VOLUMES and PMEMSETD_STATE_DIR to other places`)
+      throw new ConfigError(`${dir} is in use by another pmemsetd${error.value > 0n ? `, process ${error.value}` : ''}; end that one, or set PMEMSETD_VOLUMES and PMEMSETD_STATE_DIR to other places`)
     }
   }
 }

@@ -58,25 +58,33 @@ static uint64_t holder(int fd)
 	return n > 0 ? strtoull(text, NULL, 10) : 0;
 }
 
-static int tell_holder(int fd)
+/* Only for whoever is refused: a volume that takes no number, being full or read-only, is locked all the same. */
+static void tell_holder(int fd)
 {
 	char text[24];
 	int length = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
-	if (ftruncate(fd, 0) != 0)
-		return errno;
-	return pwrite(fd, text, (size_t)length, 0) == length ? 0 : ENOSPC;
+	/* In this order: on a full volume the space of a former holder's number is all that there is. */
+	if (pwrite(fd, text, (size_t)length, 0) == length)
+		(void)ftruncate(fd, length); /* NOLINT(bugprone-unused-return-value): what is behind the number is not read */
+}
+
+/* Of the open file, not of the process, which would lose it with any close of the file. */
+static int lock(int fd, short type)
+{
+	struct flock whole = {.l_type = type, .l_whence = SEEK_SET};
+	return fcntl(fd, F_OFD_SETLK, &whole) == 0 ? 0 : errno;
 }
 
 int state_lock(const char *path, int *fd, struct pmemset_error *e)
 {
-	/* Of the open file, not of the process, which would lose it with any close of the file. */
-	struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	*fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
 	if (*fd < 0)
 		return cannot("open", path, errno, e);
-	int why = fcntl(*fd, F_OFD_SETLK, &whole) == 0 ? tell_holder(*fd) : errno;
-	if (why == 0)
+	int why = lock(*fd, F_WRLCK);
+	if (why == 0) {
+		tell_holder(*fd);
 		return 0;
+	}
 	if (why == EAGAIN || why == EACCES) {
 		uint64_t pid = holder(*fd);
 		error_set(e, -EAGAIN, "%s is locked by process %" PRIu64, path, pid);
@@ -91,9 +99,8 @@ int state_lock(const char *path, int *fd, struct pmemset_error *e)
 
 void state_unlock(int fd)
 {
-	struct flock whole = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-	(void)ftruncate(fd, 0);		      /* NOLINT(bugprone-unused-return-value): an old number misleads nobody who gets the lock */
-	(void)fcntl(fd, F_OFD_SETLK, &whole); /* a child may have the open file as well */
+	/* The number stays, since its space may be had no more: it misleads nobody who gets the lock. */
+	(void)lock(fd, F_UNLCK); /* a child may have the open file as well */
 	(void)close(fd);
 }
 
