@@ -797,9 +797,12 @@ struct reminder {
 static void *remind(void *arg)
 {
 	struct reminder *r = arg;
-	for (uint64_t i = 0; !atomic_load(&r->stop); i++)
+	for (uint64_t i = 0; !atomic_load(&r->stop); i++) {
 		if (ffi_fail(r->set, LONG_AGO, EIO, (uint64_t[]){r->addr + i % 4 * PAGE, PAGE}, 1, NULL) != 0)
 			return (void *)1;
+		/* Locks are not fair: without a pause it would hardly let go of them. */
+		(void)usleep(200);
+	}
 	return NULL;
 }
 
