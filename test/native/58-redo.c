@@ -1111,8 +1111,8 @@ static void a_retirement_that_fails_fails_nobody_and_nothing_is_replayed(void **
 static void what_cannot_be_made_durable_where_it_belongs_is_applied_again(void **state)
 {
 	struct place *p = here(state);
-	/* What is in memory only cannot be discarded. */
-	uint32_t last = p == &places[0] ? FFI_RECOVERY_REWRITE : FFI_RECOVERY_DISCARD;
+	/* What is in memory only cannot be discarded; and valgrind reads the beginning of each file that is mapped again. */
+	uint32_t last = p == &places[0] || under_valgrind() ? FFI_RECOVERY_REWRITE : FFI_RECOVERY_DISCARD;
 	for (uint32_t recovery = FFI_RECOVERY_REWRITE; recovery <= last; recovery++) {
 		struct stage s = stage_in(p->dir, recovery ? "y" : "x");
 		struct ffi_written w;
@@ -1202,12 +1202,12 @@ static void a_volume_that_is_read_only_is_left_as_it_is(void **state)
 	assert_int_equal(mount("none", path_in(p, "ro"), "tmpfs", 0, "size=4m"), 0);
 	struct stage s = stage_in(path_in(p, "ro"), "v");
 	(void)commit_one(&s, 7);
-	assert_int_equal(mount("none", path_in(p, "ro"), NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+	assert_int_equal(mount("none", path_in(p, "ro"), "none", MS_REMOUNT | MS_RDONLY, NULL), 0);
 	open_volume(&s);
 	recover(&s, 0, 1);
 	leave(&s);
 	assert_int_equal(mark_of(&s), 0);
-	assert_int_equal(mount("none", path_in(p, "ro"), NULL, MS_REMOUNT, NULL), 0);
+	assert_int_equal(mount("none", path_in(p, "ro"), "none", MS_REMOUNT, NULL), 0);
 	come_back(&s);
 	recover(&s, 1, 0);
 	assert_int_equal(mark_of(&s), 7);
