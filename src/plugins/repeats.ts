@@ -32,12 +32,12 @@ function replay (reply: FastifyReply, { status, headers, body }: KeptReply): voi
   reply.code(status).headers({ ...headers, 'idempotency-replayed': 'true' }).send(status === 204 ? undefined : Buffer.from(body, 'base64'))
 }
 
-/** Whether a repeat is to get this one: success, or a refusal that the same request would get again. */
-function isFinal (status: number, payload: unknown): boolean {
-  if (status >= 200 && status < 300) return true
-  if (status < 400 || status >= 500 || typeof payload !== 'string') return false
-  const { code } = JSON.parse(payload) as { code: AnyCode }
-  return CATALOGUE[code].retryable !== true
+/** What a repeat is to get: this reply; none, for nothing was done; or, of a failure in the middle, that nobody knows. */
+function endOf (status: number, payload: unknown): 'kept' | 'forgotten' | 'unknown' {
+  if (status >= 200 && status < 300) return 'kept'
+  const { code } = JSON.parse(String(payload)) as { code: AnyCode }
+  if (CATALOGUE[code].retryable === true) return 'forgotten'
+  return status < 500 ? 'kept' : 'unknown'
 }
 
 /** Whether a route takes a key: its schema says so. */
@@ -68,13 +68,14 @@ async function repeats (app: FastifyInstance, { repeats }: RepeatsOptions): Prom
     const { running } = request
     if (running === undefined) { done(); return }
     request.running = undefined
-    const kept = isFinal(reply.statusCode, payload)
+    const outcome = endOf(reply.statusCode, payload)
+    const kept = outcome === 'kept'
       ? {
           status: reply.statusCode,
           headers: Object.fromEntries(HEADERS_KEPT.flatMap((name) => { const value = reply.getHeader(name); return value === undefined ? [] : [[name, String(value)]] })),
           body: Buffer.from((payload ?? '') as string | Buffer).toString('base64')
         }
-      : undefined
+      : outcome
     // Kept or not, the reply is true.
     const send = (): void => { done() }
     repeats.end(running, kept).then(send, send)

@@ -72,7 +72,7 @@ export class Repeats {
     if (this.#running.has(name)) throw new ServiceError('IDEMPOTENCY_IN_PROGRESS', 'The request of that key is being answered.')
     if (known !== undefined && performance.now() - known.since < KEPT_MS) {
       const { reply, isDone } = known.record
-      if (reply === undefined) throw new ServiceError('OUTCOME_UNKNOWN', isDone ? 'The request of that key was carried out, and its reply was not kept.' : 'The request of that key was begun, and the service ended before it was known to be done.')
+      if (reply === undefined) throw new ServiceError('OUTCOME_UNKNOWN', isDone ? 'The request of that key was carried out, and its reply was not kept.' : 'The request of that key was begun, and how it ended is not known.')
       return { reply }
     }
     const running: Running = { name, request, isRecorded: false }
@@ -93,16 +93,19 @@ export class Repeats {
     this.#know(record)
   }
 
-  /** With the reply, which is kept; undefined: it is to be forgotten, so that a repeat is a new request. */
-  async end (running: Running, reply: KeptReply | undefined): Promise<void> {
+  /**
+   * With the reply, which is kept. 'forgotten': a repeat is a new request. 'unknown': it failed, maybe behind what it has done; a repeat is told so, and
+   * where nothing was recorded, nothing was done.
+   */
+  async end (running: Running, reply: KeptReply | 'forgotten' | 'unknown'): Promise<void> {
     try {
-      if (reply !== undefined) {
+      if (typeof reply === 'object') {
         const record: RepeatRecord = { ...this.#begun(running), isDone: true, ...(reply.body.length > REPLY_BYTES_MAX ? {} : { reply }) }
         await this.#catalog.commit([...this.#tooMany(), { kind: 'put-repeat', repeat: record }])
         // At the end, as the newest.
         this.#known.delete(record.name)
         this.#know(record)
-      } else if (running.isRecorded) {
+      } else if (reply === 'forgotten' && running.isRecorded) {
         await this.#catalog.commit([{ kind: 'delete-repeat', name: running.name }])
         this.#known.delete(running.name)
       }
