@@ -437,7 +437,8 @@ int ffi_state_check(const char *directory, struct pmemset_error *err);
 /*
  * Take the file `path`, which is made (mode 0600) where it is not there, until ffi_unlock or until the process ends, however it ends; a
  * child has it too, until it executes another program. *lock = 0 on failure. -EAGAIN: somebody has it, this process or another; value = the
- * process's number, 0 where it is not in the file yet. -ENOLCK, -ENOSPC, -ELOOP (a symlink) and the like: -errno. Blocks: briefly.
+ * process's number, 0 where it is not in the file yet. -ENOTSUP: it is no regular file. -ENOLCK, -ENOSPC, -ELOOP (a symlink) and the
+ * like: -errno. Blocks: briefly.
  */
 int ffi_lock(const char *path, uint64_t *lock, struct pmemset_error *err);
 /* The file stays. -EBADF. Blocks: briefly. */

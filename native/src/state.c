@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int cannot(const char *what, const char *path, int why, struct pmemset_error *e)
@@ -80,17 +81,25 @@ int state_lock(const char *path, int *fd, struct pmemset_error *e)
 	*fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
 	if (*fd < 0)
 		return cannot("open", path, errno, e);
-	int why = lock(*fd, F_WRLCK);
-	if (why == 0) {
-		tell_holder(*fd);
-		return 0;
-	}
-	if (why == EAGAIN || why == EACCES) {
-		uint64_t pid = holder(*fd);
-		error_set(e, -EAGAIN, "%s is locked by process %" PRIu64, path, pid);
-		e->value = pid;
+	struct stat st;
+	if (fstat(*fd, &st) != 0) {
+		(void)cannot("read the type of", path, errno, e);
+	} else if (!S_ISREG(st.st_mode)) {
+		/* A pipe or a device takes a lock, but keeps no number. */
+		error_set(e, -ENOTSUP, "%s is not a regular file", path);
 	} else {
-		(void)cannot("lock", path, why, e);
+		int why = lock(*fd, F_WRLCK);
+		if (why == 0) {
+			tell_holder(*fd);
+			return 0;
+		}
+		if (why == EAGAIN || why == EACCES) {
+			uint64_t pid = holder(*fd);
+			error_set(e, -EAGAIN, "%s is locked by process %" PRIu64, path, pid);
+			e->value = pid;
+		} else {
+			(void)cannot("lock", path, why, e);
+		}
 	}
 	(void)close(*fd);
 	*fd = -1;

@@ -19,7 +19,7 @@ int state_check(const char *directory, struct pmemset_error *e);
 
 /*
  * The file, made where there is none, is the caller's until it is unlocked or the process ends. -EAGAIN: it is another's, value = the
- * process that has it (0: it does not say); -errno.
+ * process that has it (0: it does not say). -ENOTSUP: it is no regular file. -errno.
  */
 int state_lock(const char *path, int *fd, struct pmemset_error *e);
 void state_unlock(int fd);

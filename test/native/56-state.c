@@ -156,6 +156,9 @@ static void what_cannot_be_locked(void **state)
 	assert_int_equal(symlink("elsewhere", path_in(p, "link")), 0);
 	fails(ffi_lock(path_in(p, "link"), &lock, &err), -ELOOP);
 	assert_int_equal(access(path_in(p, "elsewhere"), F_OK), -1);
+	assert_int_equal(mkfifo(path_in(p, "fifo"), 0600), 0);
+	fails(ffi_lock(path_in(p, "fifo"), &lock, &err), -ENOTSUP);
+	assert_int_equal(lock, 0);
 	fails(ffi_unlock(0), -EBADF);
 }
 
