@@ -16,6 +16,7 @@ import { EngineError, hex } from './errors.js'
 import { createLog } from './log.js'
 import { loadTokens } from './plugins/tokens.js'
 import { Service, type Progress } from './service/service.js'
+import './ticks.js'
 import { VERSION } from './version.js'
 
 // Requests under way get this long to end, then their connections are cut; flushes have the rest.

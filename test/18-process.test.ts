@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The process: how it refuses to start, where it listens, what it takes from its environment, and how it ends.
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request, type IncomingMessage } from 'node:http'
 import { createServer, type AddressInfo, type Server } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { once } from 'node:events'
+import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { ask, folder, listening, MAIN, run, type Json } from './process.js'
 
@@ -122,4 +123,17 @@ t.test('SIGTERM lets what is under way end', async (t) => {
   reply.resume()
   t.equal(await ended, 0, said())
   t.equal(readFileSync(join(dir, 'data', 'f')).subarray(0, 5).toString(), 'under')
+})
+
+t.test('what Node makes for each tick has the shape of what is kept of it', async (t) => {
+  const script = `
+    const { executionAsyncResource } = require('node:async_hooks')
+    const same = (a) => new Promise((resolve) => { process.nextTick(() => { resolve(%HaveSameMap(a, executionAsyncResource())) }) })
+    import(process.argv[1]).then(async ({ kept }) => {
+      for (let i = 0; i < 20000; i++) await new Promise((resolve) => { process.nextTick(resolve) })
+      const answers = [kept.length, await same(kept[0])]
+      setImmediate(async () => { gc(); console.log(JSON.stringify([...answers, await same(kept[0]), await same({})])) })
+    })`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', '--allow-natives-syntax', '-e', script, join(dirname(MAIN), 'ticks.js')])
+  t.same(JSON.parse(stdout), [1, true, true, false])
 })
