@@ -11,7 +11,7 @@ import { operation } from './operation.js'
 interface SetPath { set: string }
 interface FailurePath extends SetPath { failure: string }
 
-const example = { id: 'failure-1', kind: 'persist_failed', at: '2026-11-24T12:00:00.000Z', ranges: [{ addr: '0x400000000000', length: 4096 }], code: 'PERSIST_FAILED', errno: 'ENOSPC', acknowledged: true }
+const example = { id: 'failure-5f1c09aa-1', kind: 'persist_failed', at: '2026-11-24T12:00:00.000Z', ranges: [{ addr: '0x400000000000', length: 4096 }], code: 'PERSIST_FAILED', errno: 'ENOSPC', acknowledged: true }
 
 export default async function failureRoutes (app: FastifyInstance, { service }: { service: Service }): Promise<void> {
   app.get<{ Params: SetPath }>('/sets/:set/failures', operation({
@@ -43,7 +43,7 @@ export default async function failureRoutes (app: FastifyInstance, { service }: 
     answers: { 200: ref(Failure) },
     etag: true,
     codes: ['SET_NOT_FOUND', 'FAILURE_NOT_FOUND', 'PRECONDITION_FAILED', 'PERSIST_FAILED', 'EBUSY', 'BUSY', 'NO_SPACE', 'EIO', 'ENOMEM'],
-    example: { path: { set: 'accounts', failure: 'failure-1' }, answer: example }
+    example: { path: { set: 'accounts', failure: 'failure-5f1c09aa-1' }, answer: example }
   }), async (request, reply) => {
     const set = service.sets.get(request.params.set)
     const failure = await failures.acknowledge(set, request.params.failure, request.body.action, expectedBy(request))

@@ -80,7 +80,7 @@ t.test('rewrite: what the mapping shows becomes durable', { skip: cannotBreak },
   for (const [i, letter] of letters.entries()) await must(t, opened, 'PUT', `/sets/s/memory?addr=${plus(addr, i * PAGE)}&durability=none`, Buffer.alloc(PAGE, letter))
 
   const failure = await theFailure(t, opened, 's')
-  t.match(failure, { id: /^failure-[1-9]\d*$/, kind: 'persist_failed', ranges: [{ addr, length: 3 * PAGE }], code: 'PERSIST_FAILED', errno: /^(ENOSPC|EIO)$/, acknowledged: false, truncated: undefined })
+  t.match(failure, { id: /^failure-[0-9a-f]{8}-[1-9]\d*$/, kind: 'persist_failed', ranges: [{ addr, length: 3 * PAGE }], code: 'PERSIST_FAILED', errno: /^(ENOSPC|EIO)$/, acknowledged: false, truncated: undefined })
   t.ok(Date.parse(failure.at) >= before - 10 && Date.parse(failure.at) <= Date.now(), failure.at)
   t.match(await theFailure(t, opened, 'twin'), { id: failure.id, ranges: [{ addr: twin, length: PAGE }] }, 'the same one, where that set has it mapped')
   const url = `/sets/s/failures/${failure.id}/acknowledge`

@@ -2,6 +2,7 @@
 //
 // Flushes that failed: what a set has of them, and how they are dealt with. They are the engine's, and the catalog remembers them, so that a part that was
 // degraded is so after a restart; one that was acknowledged is no more.
+import { randomBytes } from 'node:crypto'
 import { constants } from 'node:os'
 import type { Change, FailuresRecord } from '../catalog/catalog.js'
 import type { FailedFlush, Recovery } from '../engine/engine.js'
@@ -11,7 +12,8 @@ import type { Failure } from '../schemas.js'
 import { REPORTED_MAX } from './list.js'
 import type { Expected, LiveSet, MissingPart } from './set.js'
 
-const PREFIX = 'failure-'
+// The engine counts from 1 in each process, and one that is remembered gets a number anew: a client that was told of it before must not mean another by it.
+const PREFIX = `failure-${randomBytes(4).toString('hex')}-`
 const RECORDED_RANGES_MAX = 1000
 
 function notFound (id: string): ServiceError {
