@@ -31,6 +31,8 @@ export interface Limits {
   batchBytes: number
   batchOperations: number
   batchResultBytes: number
+  /** What a batch of atomicity `all` takes in its volume's redo log. */
+  atomicBatchBytes: number
   ranges: number
   list: number
   labels: number
@@ -88,14 +90,14 @@ function integer (fallback: number, min: number, max: number): Setting<number> {
   }
 }
 
-function bytes (fallback: number, min: number, max: number): Setting<number> {
+function bytes (fallback: number, min: number, max: number, step = 1): Setting<number> {
   return {
     fallback,
-    allowed: `bytes from ${min} to ${max}, with KiB, MiB, GiB or TiB behind the number if you like`,
+    allowed: `bytes from ${min} to ${max}${step === 1 ? '' : ` in steps of ${step}`}, with KiB, MiB, GiB or TiB behind the number if you like`,
     parse: (text) => {
       const match = /^(0|[1-9][0-9]{0,15})(KiB|MiB|GiB|TiB|)$/.exec(text)
       const value = match === null ? NaN : Number(match[1]) * (UNITS[match[2] ?? ''] ?? NaN)
-      return value >= min && value <= max ? value : undefined
+      return value >= min && value <= max && value % step === 0 ? value : undefined
     }
   }
 }
@@ -182,6 +184,7 @@ const SETTINGS = {
   PMEMSETD_BATCH_BYTES_MAX: bytes(16 * KIB ** 2, KIB, 64 * KIB ** 2),
   PMEMSETD_BATCH_OPERATIONS_MAX: integer(10_000, 1, 100_000),
   PMEMSETD_BATCH_RESULT_BYTES_MAX: bytes(16 * KIB ** 2, KIB, 64 * KIB ** 2),
+  PMEMSETD_ATOMIC_BATCH_BYTES_MAX: bytes(32 * KIB ** 2, 64 * KIB, GIB, 64 * KIB),
   PMEMSETD_RANGES_MAX: integer(1024, 1, 65_536),
   PMEMSETD_LIST_MAX: integer(1000, 1, 10_000),
   PMEMSETD_LABELS_MAX: integer(64, 0, 1024),
@@ -283,6 +286,7 @@ export function loadConfig (env: NodeJS.ProcessEnv): Config {
       batchBytes: v.PMEMSETD_BATCH_BYTES_MAX,
       batchOperations: v.PMEMSETD_BATCH_OPERATIONS_MAX,
       batchResultBytes: v.PMEMSETD_BATCH_RESULT_BYTES_MAX,
+      atomicBatchBytes: v.PMEMSETD_ATOMIC_BATCH_BYTES_MAX,
       ranges: v.PMEMSETD_RANGES_MAX,
       list: v.PMEMSETD_LIST_MAX,
       labels: v.PMEMSETD_LABELS_MAX,

@@ -100,7 +100,7 @@ async function startEngine (engine: Engine, { arenaBase, arenaSize, limits, simu
   if (known !== undefined && !isEmpty && arenaBase !== 0n && hex(arenaBase) !== known.arenaBase) {
     throw new ConfigError(`PMEMSETD_ARENA_BASE is ${hex(arenaBase)}, but the sets of the catalog are at ${known.arenaBase}; allowed is that, or leave it unset`)
   }
-  engine.begin({ arenaBase: arenaBase !== 0n || known === undefined ? arenaBase : BigInt(known.arenaBase), arenaSize, mappingsMax: limits.mappings, simulate })
+  engine.begin({ arenaBase: arenaBase !== 0n || known === undefined ? arenaBase : BigInt(known.arenaBase), arenaSize, mappingsMax: limits.mappings, logSize: limits.atomicBatchBytes, logKeepFree: limits.keepFreePercent, simulate })
   const info = engine.info()
   const base = hex(info.arenaBase)
   if (known !== undefined && !isEmpty) {

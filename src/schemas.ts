@@ -194,6 +194,7 @@ export const LimitTable = Type.Object({
   batchBytes: count(),
   batchOperations: count(),
   batchResultBytes: count(),
+  atomicBatchBytes: count(),
   ranges: count(),
   list: count(),
   labels: count(),

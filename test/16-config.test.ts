@@ -17,7 +17,7 @@ t.test('a wrong value is refused with name, value and what is allowed', async (t
     ['PMEMSETD_VOLUMES', ''], ['PMEMSETD_VOLUMES', 'data'], ['PMEMSETD_VOLUMES', 'a='], ['PMEMSETD_VOLUMES', '=b'], ['PMEMSETD_VOLUMES', 'A=b'], ['PMEMSETD_VOLUMES', 'a=b,a=c'], ['PMEMSETD_VOLUMES', 'a=b,'],
     ['PMEMSETD_ALLOWED_HOSTS', ''], ['PMEMSETD_ALLOWED_HOSTS', '*'], ['PMEMSETD_ALLOWED_HOSTS', 'a:80'], ['PMEMSETD_ALLOWED_HOSTS', 'a,,b'],
     ['PMEMSETD_SIMULATE', 'page'], ['PMEMSETD_ARENA_BASE', '64'], ['PMEMSETD_SOCKET', ''], ['PMEMSETD_SOCKET', `/${'s'.repeat(107)}`], ['PMEMSETD_TOKENS', ''],
-    ['PMEMSETD_SETS_MAX', '0'], ['PMEMSETD_WINDOW_BYTES_MAX', '5GB'], ['PMEMSETD_WINDOW_BYTES_MAX', '1KiB'], ['PMEMSETD_KEEP_FREE_PERCENT', '100']
+    ['PMEMSETD_SETS_MAX', '0'], ['PMEMSETD_WINDOW_BYTES_MAX', '5GB'], ['PMEMSETD_WINDOW_BYTES_MAX', '1KiB'], ['PMEMSETD_KEEP_FREE_PERCENT', '100'], ['PMEMSETD_ATOMIC_BATCH_BYTES_MAX', '65537']
   ]
   for (const [name, value] of cases) {
     t.throws(() => loadConfig({ [name]: value }), { name: 'ConfigError', message: new RegExp(`^${name} is .*; allowed is|^${name} is .*allowed is`) }, `${name}=${value}`)

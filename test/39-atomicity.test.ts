@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { decodeReply, encodeBatch, type BatchOperation } from '../src/batch.js'
-import { ask, folder, serving, type Json } from './process.js'
+import { ask, folder, must as mustSend, send, serving, type Json, type Reply, type Served } from './process.js'
 import { call, makeFile, makeSet, mapPart, MIB, must, open, PAGE, plus, refused, reopen, type Opened } from './service.js'
 
 const RETIRED_AT = 4096
@@ -210,4 +210,35 @@ t.test('killed in the middle of batches, and started again', async (t) => {
     answered = Number(number)
   }
   t.ok(answered > 6, `${answered} batches`)
+})
+
+t.test('how large it may be, and how much of the volume stays free, is configured', async (t) => {
+  const dir = folder(t, 'volume', 'state')
+  const serve = async (bytes: string, percent: string): Promise<Served> => await serving(t, dir, {
+    PMEMSETD_VOLUMES: `default=${join(dir, 'volume')}`, PMEMSETD_STATE_DIR: './state', PMEMSETD_ATOMIC_BATCH_BYTES_MAX: bytes, PMEMSETD_KEEP_FREE_PERCENT: percent
+  })
+  const end = async ({ child, ended }: Served): Promise<void> => {
+    child.kill('SIGTERM')
+    t.equal(await ended, 0)
+  }
+  makeFile(join(dir, 'volume'), 'a', MIB)
+  const batch = async (running: Served, length: number): Promise<Reply> => await send(running, 'POST', '/sets/s/batch', { ...EVERYTHING, operations: [{ op: 'memset', addr, length, value: '0x1' }] })
+  // A record is its head of 64 bytes, 128 for the file, 24 for what is stored, and that.
+  const fits = (bytes: number): number => bytes - 64 - 128 - 24
+
+  let running = await serve('64KiB', '99')
+  await mustSend(running, 'POST', '/sets', { id: 's', requiredGranularity: 'page' })
+  const { addr } = await mustSend(running, 'POST', '/sets/s/parts', { source: { type: 'file', path: 'a' }, length: MIB }) as { addr: string }
+  t.match(await batch(running, PAGE), { status: 507, json: { code: 'NO_SPACE', availableBytes: Number } })
+  t.notOk(existsSync(logOf(join(dir, 'volume'))), 'no log is made of what is to stay free')
+  await end(running)
+
+  for (const [size, bytes] of [['64KiB', 64 * 1024], ['192KiB', 192 * 1024]] as const) {
+    running = await serve(size, '0')
+    t.match(await mustSend(running, 'GET', '/capabilities'), { limits: { atomicBatchBytes: bytes } })
+    t.match(await batch(running, fits(bytes) + 1), { status: 409, json: { code: 'LIMIT_EXCEEDED', limit: 'atomicBatchBytes', max: bytes } })
+    t.equal((await batch(running, fits(bytes))).status, 200)
+    t.equal(statSync(logOf(join(dir, 'volume'))).size, 8192 + bytes)
+    await end(running)
+  }
 })

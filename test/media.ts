@@ -138,7 +138,7 @@ export function brokenDisk (t: Test, names: readonly string[]): BrokenDisk {
 // What another service would be: this engine, in another process.
 const MAPS_IT = `
 import { Engine } from '${new URL('../src/engine/engine.js', import.meta.url).href}'
-const engine = Engine.start({ arenaBase: 0n, arenaSize: 0n, mappingsMax: 0 })
+const engine = Engine.start({ arenaBase: 0n, arenaSize: 0n, mappingsMax: 0, logSize: 0, logKeepFree: 0 })
 const set = engine.newSet({ windowSize: 2 ** 21, partsMax: 0, requiredGranularity: 'page', coalescing: 'none' })
 const [dir, path] = process.argv.slice(-2)
 const part = await engine.mapPart(set, { volume: engine.openVolume(dir), path, offset: 0, length: 0, cookie: 1, keepFree: 0, create: 'never', mode: 0, grow: false })

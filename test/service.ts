@@ -71,7 +71,7 @@ export async function open (t: Test, { env = {}, dir, state, restore = true, cat
   const folder = (): string => made[made.push(mkdtempSync(join(tmpdir(), 'pmemsetd-test-'))) - 1] ?? ''
   const volume = dir ?? folder()
   const config = loadConfig({ PMEMSETD_VOLUMES: `default=${volume}`, PMEMSETD_STATE_DIR: state ?? folder(), ...env })
-  engine ??= Engine.start({ arenaBase: config.arenaBase, arenaSize: config.arenaSize, mappingsMax: config.limits.mappings, simulate: config.simulate })
+  engine ??= Engine.start({ arenaBase: config.arenaBase, arenaSize: config.arenaSize, mappingsMax: config.limits.mappings, logSize: config.limits.atomicBatchBytes, logKeepFree: config.limits.keepFreePercent, simulate: config.simulate })
   const catalog = given ?? await openCatalog(config.stateDir)
   const { arenaBase, pageSize } = engine.info()
   if (catalog.service() === undefined) await catalog.commit([{ kind: 'put-service', service: { uid: randomUUID(), arenaBase: hex(arenaBase), pageSize } }])

@@ -504,7 +504,7 @@ static int run_all(struct run *run, uint32_t *done, uint32_t *failed, struct pme
 		}
 	}
 	if (all.pending != NULL)
-		redo_drop(all.pending);
+		pending_free(all.pending);
 	free(all.stores);
 	/* Nobody looks at what was not made. */
 	if (*done == 0)

@@ -307,12 +307,15 @@ int ffi_engine_start(const struct ffi_engine_spec *spec, struct pmemset_error *e
 	struct pmemset_error e;
 	if (spec->simulate > FFI_GRANULARITY_UNSET)
 		return bad_value(err, "unknown granularity to simulate");
+	if (spec->log_size > FFI_LOG_SIZE_MAX || spec->log_keep_free > 100)
+		return bad_value(err, "no such redo log");
 	if (arena_start(spec->arena_base, spec->arena_size, spec->mappings_max, &e) != 0 || guard_start(&e) != 0)
 		return give(err, &e);
 	if (spec->simulate < FFI_GRANULARITY_PAGE) {
 		simulated = spec->simulate;
 		medium_simulate((enum pmem2_granularity)spec->simulate);
 	}
+	redo_configure(spec->log_size ? spec->log_size : redo_record_max(), spec->log_keep_free);
 	return 0;
 }
 

@@ -59,12 +59,15 @@ int ffi_code(uint32_t i, int32_t *code, char *name, char *text);
 
 /* ---- the engine: one per process ---- */
 
+#define FFI_LOG_SIZE_MAX (UINT64_C(1) << 30)
+
 struct ffi_engine_spec {
-	uint64_t arena_base;   /* 0: 0x4000_0000_0000 */
-	uint64_t arena_size;   /* 0: 21 TiB */
-	uint64_t mappings_max; /* kernel mappings the engine may use; 0: vm.max_map_count - 8192 */
-	uint32_t simulate;     /* FFI_GRANULARITY_BYTE or _CACHE_LINE to pretend that (tests), _UNSET to tell the truth */
-	uint32_t reserved;
+	uint64_t arena_base;	/* 0: 0x4000_0000_0000 */
+	uint64_t arena_size;	/* 0: 21 TiB */
+	uint64_t mappings_max;	/* kernel mappings the engine may use; 0: vm.max_map_count - 8192 */
+	uint64_t log_size;	/* bytes that a volume's redo log has for batches that are all or nothing, rounded up to pages; 0: 32 MiB */
+	uint32_t simulate;	/* FFI_GRANULARITY_BYTE or _CACHE_LINE to pretend that (tests), _UNSET to tell the truth */
+	uint32_t log_keep_free; /* of a volume's capacity, in percent, what its first redo log leaves free; at most 100 */
 };
 struct ffi_engine_info {
 	uint64_t arena_base, arena_size, page_size;

@@ -12,24 +12,9 @@
 #ifndef PMEMSET_REDO_H
 #define PMEMSET_REDO_H 1
 
-#include "order.h"
-#include "record.h"
+#include "pending.h"
 
 struct redo_log;
-
-/* What a batch stores, from its first look at the bytes on. */
-struct pending {
-	struct hold hold;
-	struct record record;
-	struct file **files; /* each held, by row of the record (NULL: not open); then those that it only reads */
-	uint32_t file_count; /* in the record */
-	uint32_t held_count; /* in all */
-
-	/* The log's, from the commit on. */
-	int state;
-	uint64_t end; /* the position behind it */
-	struct pending *next;
-};
 
 /* ---- of a volume ---- */
 
@@ -51,13 +36,11 @@ uint64_t redo_record_max(void);
 /*
  * Durable in the log when it answers 0. The hold is active; record and files are filled. On failure nothing of it will be stored, and the log has
  * disposed of the pending: -EIO with PERSIST_FAILED; -ENOMEM with LIMIT_RECORD (value: redo_record_max); -EOPNOTSUPP: the volume was closed; -errno of
- * making the log, -ENOSPC among them.
+ * making the log, -ENOSPC among them (KEEP_FREE; value: what it might take).
  */
 int redo_commit(struct redo_log *log, struct pending *p, struct pmemset_error *e);
 /* Behind a commit. applied: it is durable where it belongs. Otherwise it is kept, and its bytes are held until redo_recover could apply it. */
 void redo_end(struct redo_log *log, struct pending *p, bool applied);
-/* Instead of a commit: nothing was done. */
-void redo_drop(struct pending *p);
 
 /* ---- after a crash, or a failure ---- */
 
@@ -73,7 +56,10 @@ int redo_recover(struct redo_log *log, struct redo_counts *counts, struct pmemse
 /* The same, where the file's log keeps something at all, and nobody asks how it went: its failed flush was dealt with. */
 void redo_recover_file(struct file *file);
 
-/* How much a log has room for at once, from the next that is made on; for tests. A multiple of the page. */
-void redo_set_ring_size(uint64_t size);
+/*
+ * How much a log has room for at once, rounded up to pages (32 MiB before any call), and how much of the volume's capacity, in percent, it leaves free where there was none. One that was
+ * made for less is made anew for a record that needs more.
+ */
+void redo_configure(uint64_t size, unsigned keep_free);
 
 #endif

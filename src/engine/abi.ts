@@ -89,8 +89,9 @@ export interface EngineSpecFields {
   arena_base: U64
   arena_size: U64
   mappings_max: U64
+  log_size: U64
   simulate: number
-  reserved: number
+  log_keep_free: number
 }
 
 export interface EngineInfoFields {
@@ -214,7 +215,7 @@ const IDENTITY_SIZE = 128
 export const STRUCTS = {
   error: new Struct<ErrorFields>({ code: i32, cause: i32, sys_errno: i32, reason: u32, value: u64, addr: u64, size: u64, offset: u64, granularity: u32, reserved: u32, message: text(TEXT_SIZE) }),
   abi: new Struct<AbiFields>({ version: u32, error_size: u32, abi_size: u32, engine_spec_size: u32, engine_info_size: u32, volume_info_size: u32, probe_size: u32, set_spec_size: u32, set_info_size: u32, part_spec_size: u32, part_size: u32, span_size: u32, removal_size: u32, written_size: u32, write_size: u32, counters_size: u32, restore_file_size: u32, restore_part_size: u32, codes: u32 }),
-  engineSpec: new Struct<EngineSpecFields>({ arena_base: u64, arena_size: u64, mappings_max: u64, simulate: u32, reserved: u32 }),
+  engineSpec: new Struct<EngineSpecFields>({ arena_base: u64, arena_size: u64, mappings_max: u64, log_size: u64, simulate: u32, log_keep_free: u32 }),
   engineInfo: new Struct<EngineInfoFields>({ arena_base: u64, arena_size: u64, page_size: u64, mappings: u64, mappings_max: u64, addresses_stable: u32, simulate: u32, libpmem2: text(NAME_SIZE) }),
   volumeInfo: new Struct<VolumeInfoFields>({ capacity: u64, available: u64, alignment: u64, dev: u64, ino: u64, granularity: u32, persistence: u32, map_sync: u32, dax: u32, numa_node: i32, allocates: u32, file_system: text(NAME_SIZE), reason: text(TEXT_SIZE) }),
   probe: new Struct<ProbeFields>({ size: u64, alignment: u64, exists: u32, granularity: u32, persistence: u32, map_sync: u32, reason: text(TEXT_SIZE) }),

@@ -34,6 +34,10 @@ export interface EngineOptions {
   arenaSize: bigint
   /** Kernel mappings; 0: what the kernel allows, less a reserve. */
   mappingsMax: number
+  /** Bytes that a volume's redo log has for batches that are all or nothing; 0: the engine's default. */
+  logSize: number
+  /** Percent of a volume's capacity that its first redo log leaves free. */
+  logKeepFree: number
   simulate?: 'byte' | 'cache_line' | undefined
 }
 
@@ -420,8 +424,9 @@ export class Engine {
       arena_base: checkAddress(options.arenaBase),
       arena_size: checkAddress(options.arenaSize),
       mappings_max: checkLength(options.mappingsMax),
+      log_size: checkLength(options.logSize),
       simulate: options.simulate === undefined ? GRANULARITY_UNSET : GRANULARITIES.indexOf(options.simulate),
-      reserved: 0
+      log_keep_free: options.logKeepFree
     })
     if (this.#call.ffi_engine_start(spec, this.#err) !== 0) throwFrom(this.#err)
   }

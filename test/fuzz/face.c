@@ -1116,7 +1116,9 @@ static void about(void)
 	struct ffi_engine_spec spec = {.arena_base = number(),
 			.arena_size = number(),
 			.mappings_max = number(),
-			.simulate = (uint32_t)take(4)};
+			.log_size = number(),
+			.simulate = (uint32_t)take(4),
+			.log_keep_free = (uint32_t)take(4)};
 	int rc = ffi_engine_start(&spec, begin("ffi_engine_start"));
 	REQUIRE(rc == -EALREADY || rc == -EINVAL);
 	result(rc, true);
@@ -1249,7 +1251,7 @@ static void start(void)
 	}
 	REQUIRE(atexit(leave) == 0);
 	REQUIRE(ffi_engine_start(&spec, begin("ffi_engine_start")) == 0);
-	redo_set_ring_size(UINT64_C(64) << 10); /* a log is made by many inputs */
+	redo_configure(UINT64_C(64) << 10, 0); /* a log is made by many inputs */
 	const struct rlimit small = {FILE_SIZE_MAX, FILE_SIZE_MAX};
 	REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
 	check_fault();

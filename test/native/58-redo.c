@@ -1174,9 +1174,9 @@ static void a_full_disk_is_said_before_anything_is_done(void **state)
 	assert_int_equal(mark_of(&s), 0);
 	assert_int_equal(access(path_in(&s.v, LOG), F_OK), -1);
 	assert_int_equal(access(path_in(&s.v, LOG ".new"), F_OK), -1);
-	redo_set_ring_size(PAGE);
+	redo_configure(PAGE, 0);
 	must(run_mark(&s, 1));
-	redo_set_ring_size(RING_SIZE);
+	redo_configure(RING_SIZE, 0);
 	/* A hole that cannot be filled is found before the commit. */
 	make_file(&s.v, "hole", 4 * PAGE, 0);
 	uint64_t hole = must_map(s.set, &s.v, "hole", (struct ffi_part_spec){.length = 4 * PAGE}).addr;
@@ -1310,7 +1310,7 @@ static int be_killed(char **argv)
 	const struct ffi_engine_spec spec = {.simulate = strcmp(argv[5], "page") == 0 ? FFI_GRANULARITY_UNSET : FFI_GRANULARITY_CACHE_LINE};
 	(void)snprintf(s.v.dir, sizeof(s.v.dir), "%s", argv[2]);
 	dies_before = strcmp(argv[3], "before") == 0;
-	redo_set_ring_size(RING_SIZE);
+	redo_configure(RING_SIZE, 0);
 	if (ffi_engine_start(&spec, &err) != 0)
 		return 2;
 	open_volume(&s);
@@ -1579,7 +1579,7 @@ int main(int argc, char **argv)
 		granularity = FFI_GRANULARITY_CACHE_LINE;
 		granularity_name = "cache_line";
 	}
-	redo_set_ring_size(RING_SIZE);
+	redo_configure(RING_SIZE, 0);
 	const struct CMUnitTest tests[] = {
 			ON_EACH(it_does_what_its_operations_say_one_after_the_other),
 			ON_EACH(what_it_cannot_be_is_refused),
