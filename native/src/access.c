@@ -227,7 +227,11 @@ static int store_segment(struct storing *st, const struct segment *s, const char
 	uint64_t done = 0;
 	int rc = check_store(st, s, e);
 	if (rc == 0)
-		rc = buf ? segment_write(st->set, s, buf, flags, &done, e) : segment_fill(st->set, s, byte, flags, &done, e);
+		rc = buf ? segment_write(st->set, s, buf, flags, &st->row, &done, e)
+			 : segment_fill(st->set, s, byte, flags, &st->row, &done, e);
+	/* Whoever waits for it has waited long enough. */
+	if (s->length > SMALL_STORE_MAX)
+		order_end(&st->row);
 	st->written.bytes += done;
 	if (rc != 0 || st->durability == DURABILITY_NONE)
 		segment_soil(s);
@@ -265,6 +269,7 @@ int storing_fill(struct storing *st, uint64_t addr, unsigned char byte, uint64_t
 int storing_punch(struct storing *st, uint64_t addr, uint64_t length, struct pmemset_error *e)
 {
 	int rc = 0;
+	storing_pause(st);
 	for (uint64_t from = addr; rc == 0 && from < addr + length;) {
 		struct segment s = segment_at(st->set, from, addr + length);
 		witness(&st->written, s.file);
@@ -287,9 +292,15 @@ void storing_witness(struct storing *st, const struct segment *s)
 	witness(&st->written, s->file);
 }
 
+void storing_pause(struct storing *st)
+{
+	order_end(&st->row);
+}
+
 int storing_end(struct storing *st, bool flush, struct pmemset_error *e)
 {
 	int rc = 0;
+	storing_pause(st);
 	if (stores_of(st->set) != NULL)
 		stores_drain(stores_of(st->set));
 	if (flush && waits_for_flush(st))
@@ -371,6 +382,7 @@ static void begin_write(struct access_request *w)
 	w->storing = storing_begin(w->set, w->durability);
 	if (w->rc == 0)
 		w->rc = storing_write(&w->storing, w->addr, w->buf, w->length, 0, &w->error);
+	storing_pause(&w->storing);
 	/* As segments_flush would: where the file has not got the bytes any more, no flush makes them durable. */
 	for (size_t i = 0; w->rc == 0 && w->durability != DURABILITY_NONE && i < w->storing.made.count; i++)
 		w->rc = segment_check_size(w->set, &w->storing.made.at[i], false, &w->error);

@@ -40,6 +40,7 @@ struct storing {
 	struct written written;
 	struct segments made;
 	struct sized sized;
+	struct store_under_way row; /* of its stores */
 };
 struct storing storing_begin(struct set *set, enum durability durability);
 /* flags: PMEM2_F_MEM_*, a hint of how to store. */
@@ -49,6 +50,8 @@ int storing_fill(struct storing *st, uint64_t addr, unsigned char byte, uint64_t
 int storing_punch(struct storing *st, uint64_t addr, uint64_t length, struct pmemset_error *e);
 /* The medium of a segment has to do with it too. */
 void storing_witness(struct storing *st, const struct segment *s);
+/* Before the thread waits for anything else than its next store: for a lock, for another store of its own. */
+void storing_pause(struct storing *st);
 /* flush false: what was stored may be lost, and is flushed before its part goes. */
 int storing_end(struct storing *st, bool flush, struct pmemset_error *e);
 

@@ -231,6 +231,8 @@ static int run_atomic(struct run *run, const struct batch_operation *op, struct 
 static int perform(struct run *run, const struct batch_operation *op, bool nowait, struct pmemset_error *e)
 {
 	int rc = 0;
+	if (!is_store(op->op))
+		storing_pause(&run->storing);
 	if (is_atomic(op->op))
 		return run_atomic(run, op, e);
 	if (is_copy(op->op))

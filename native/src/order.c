@@ -134,20 +134,29 @@ int order_begin(struct store_under_way *store, struct file *file, uint64_t offse
 	return rc;
 }
 
+int order_go_on(struct store_under_way *store, struct file *file, uint64_t offset, uint64_t length, struct pmemset_error *e)
+{
+	if (store->file == file && !store->listed)
+		return 0;
+	order_end(store);
+	return order_begin(store, file, offset, length, e);
+}
+
 void order_end(struct store_under_way *store)
 {
 	if (store->file == NULL)
 		return;
-	if (!store->listed) {
+	if (store->listed) {
+		pthread_mutex_lock(&lock);
+		*store->link = store->next;
+		if (store->next != NULL)
+			store->next->link = store->link;
+		pthread_cond_broadcast(&changed);
+		pthread_mutex_unlock(&lock);
+	} else {
 		atomic_fetch_sub_explicit(&store->file->storing, 1, memory_order_release);
-		return;
 	}
-	pthread_mutex_lock(&lock);
-	*store->link = store->next;
-	if (store->next != NULL)
-		store->next->link = store->link;
-	pthread_cond_broadcast(&changed);
-	pthread_mutex_unlock(&lock);
+	store->file = NULL; /* not before: whoever holds looks at those that are listed */
 }
 
 /* ---- whoever holds ---- */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "segment.h"
 
-#include "order.h"
 #include "part.h"
 
 #include <assert.h>
@@ -250,26 +249,25 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 	return 0;
 }
 
-static int write_either(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags, uint64_t *done,
-		struct pmemset_error *e)
+static int write_either(struct set *set, const struct segment *s, const char *buf, unsigned char byte, unsigned flags,
+		struct store_under_way *row, uint64_t *done, struct pmemset_error *e)
 {
-	struct store_under_way store;
-	int rc = order_begin(&store, s->file, s->offset, s->length, e);
+	int rc = order_go_on(row, s->file, s->offset, s->length, e);
 	if (rc != 0)
 		return rc;
-	rc = stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
-	order_end(&store);
-	return rc;
+	return stores_of(set) ? write_lines(set, s, buf, byte, flags, done, e) : write_pages(s, buf, byte, done, e);
 }
 
-int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e)
+int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, struct store_under_way *row, uint64_t *done,
+		struct pmemset_error *e)
 {
-	return write_either(set, s, buf, 0, flags, done, e);
+	return write_either(set, s, buf, 0, flags, row, done, e);
 }
 
-int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, uint64_t *done, struct pmemset_error *e)
+int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, struct store_under_way *row, uint64_t *done,
+		struct pmemset_error *e)
 {
-	return write_either(set, s, NULL, byte, flags, done, e);
+	return write_either(set, s, NULL, byte, flags, row, done, e);
 }
 
 int segment_atomic(struct set *set, const struct segment *s, const struct atomic *a, struct pmemset_error *e)

@@ -12,6 +12,7 @@
 #define PMEMSET_SEGMENT_H 1
 
 #include "guard.h"
+#include "order.h"
 #include "set.h"
 
 /* What is asked of a range before, or after, somebody else copies from it. */
@@ -68,9 +69,12 @@ int segment_read(struct set *set, const struct segment *s, char *buf, bool nowai
 /*
  * From buf, or with one byte all over; behind a check of the size, for past the end of a truncated file pwrite would extend it. Adds to *done
  * what was written, also on failure. It is neither drained nor flushed by the file's flusher. flags: PMEM2_F_MEM_*, a hint of how to store.
+ * row: of stores, which goes on and is the caller's to end.
  */
-int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, uint64_t *done, struct pmemset_error *e);
-int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, uint64_t *done, struct pmemset_error *e);
+int segment_write(struct set *set, const struct segment *s, const char *buf, unsigned flags, struct store_under_way *row, uint64_t *done,
+		struct pmemset_error *e);
+int segment_fill(struct set *set, const struct segment *s, unsigned char byte, unsigned flags, struct store_under_way *row, uint64_t *done,
+		struct pmemset_error *e);
 
 /* On the aligned word that the segment is; through the mapping, at any granularity, and not flushed. */
 int segment_atomic(struct set *set, const struct segment *s, const struct atomic *a, struct pmemset_error *e);

@@ -34,15 +34,19 @@ struct store {
 static int store_piece(struct set *set, const struct store *st, const struct segment *s, struct pmemset_error *e)
 {
 	uint64_t ignored = 0;
+	struct store_under_way alone = {.file = NULL};
 	int rc = segment_check_size(set, s, false, e);
 	if (rc != 0)
 		return rc;
+	const char *src = st->src ? st->src + (s->addr - st->dest) : NULL;
 	if (st->src == NULL)
-		return segment_fill(set, s, st->byte, st->flags, &ignored, e);
-	const char *src = st->src + (s->addr - st->dest);
-	if (st->buffer != NULL && !guarded_load(st->buffer, src, s->length))
-		return segment_faulted(set, e);
-	return segment_write(set, s, st->buffer ? st->buffer : src, st->flags, &ignored, e);
+		rc = segment_fill(set, s, st->byte, st->flags, &alone, &ignored, e);
+	else if (st->buffer != NULL && !guarded_load(st->buffer, src, s->length))
+		rc = segment_faulted(set, e);
+	else
+		rc = segment_write(set, s, st->buffer ? st->buffer : src, st->flags, &alone, &ignored, e);
+	order_end(&alone);
+	return rc;
 }
 
 /* The piece at the lower end of [from, to), or at its upper one. */

@@ -1007,6 +1007,50 @@ static void many_at_once_are_each_whole(void **state)
 	leave(&s);
 }
 
+static _Atomic bool batches_are_done;
+
+/* Not whole, and with stores in a row: to the one file, to the other, and to words in between. */
+static void *run_in_rows(void *arg)
+{
+	const struct stage *s = stage_of_threads;
+	for (uint64_t i = 0; !atomic_load(&batches_are_done); i++) {
+		begin_body();
+		for (uint64_t k = 0; k < 8; k++) {
+			push_write(s->a + AT_A + 8 * k, &i, sizeof(i));
+			push_write(k % 3 ? s->alias + AT_A + 8 * k : s->b + AT_B + 8 * k, &i, sizeof(i));
+			push((struct batch_operation){.op = BATCH_ADD,
+					.addr = s->a + ((AT_A + 7) & ~7) + 8 * k,
+					.length = 8,
+					.argument = 1});
+		}
+		seal(FFI_DURABILITY_PERSISTED);
+		body.bytes[offsetof(struct batch_header, atomicity)] = 0;
+		if (run_sealed(s->set, NULL) != 0)
+			return arg;
+	}
+	return NULL;
+}
+
+/* Batches come while nobody holds anything, so that the stores in a row have not seen them. */
+static void who_is_waited_for_does_not_wait(void **state)
+{
+	struct place *p = here(state);
+	struct stage s = stage_on(p);
+	stage_of_threads = &s;
+	pthread_t thread;
+	void *rc;
+	atomic_store(&batches_are_done, false);
+	assert_int_equal(pthread_create(&thread, NULL, run_in_rows, &s), 0);
+	for (uint64_t i = 0; i < scaled(300); i++) {
+		must(run_mark(&s, (unsigned char)(1 + i % 9)));
+		(void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+	}
+	atomic_store(&batches_are_done, true);
+	assert_int_equal(pthread_join(thread, &rc), 0);
+	assert_null(rc);
+	leave(&s);
+}
+
 /* ---- a medium that refuses ---- */
 
 static int fail_log_syncs, fail_a_syncs, fail_renames; /* so many of them */
@@ -1594,6 +1638,7 @@ int main(int argc, char **argv)
 			ON_EACH(what_is_for_a_file_that_is_too_short_waits_for_it),
 			ON_EACH(another_file_gets_it_where_it_is_adopted),
 			ON_EACH(many_at_once_are_each_whole),
+			ON_EACH(who_is_waited_for_does_not_wait),
 			ON_EACH(a_log_that_somebody_removes_is_made_anew),
 			ON_EACH(a_full_disk_is_said_before_anything_is_done),
 			ON_EACH(a_volume_that_is_read_only_is_left_as_it_is),
