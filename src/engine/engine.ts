@@ -923,14 +923,14 @@ export class Engine {
   }
 }
 
+/** By hand, as with each small write: koffi would make an object of it first, which takes longer than the store. */
 function toWritten (memory: Buffer): Written {
-  const written = STRUCTS.written.decode(memory)
   return {
-    bytes: exact(written.bytes),
-    durability: nameAt(DURABILITIES, written.durability),
-    granularity: granularityAt(written.granularity),
-    persistence: nameAt(PERSISTENCES, written.persistence),
-    simulated: written.simulated !== 0
+    bytes: memory.readUInt32LE(4) * HIGH + memory.readUInt32LE(0),
+    durability: nameAt(DURABILITIES, memory.readUInt32LE(8)),
+    granularity: granularityAt(memory.readUInt32LE(12)),
+    persistence: nameAt(PERSISTENCES, memory.readUInt32LE(16)),
+    simulated: memory.readUInt32LE(20) !== 0
   }
 }
 

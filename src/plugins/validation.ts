@@ -159,7 +159,8 @@ function compileParameters (schema: ParametersSchema, place: Rules['place']): (v
       if (values[name] === undefined) (violations ??= []).push({ in: place, name, reason: 'is missing' })
     }
     if (violations !== undefined) return refuseParameters(violations, violations.some((v) => place === 'query' && v.name !== undefined && !rules.known.has(v.name)))
-    return rules.defaults.length === 0 ? true : { value: { ...Object.fromEntries(rules.defaults), ...values } }
+    if (rules.defaults.every(([name]) => values[name] !== undefined)) return true
+    return { value: { ...Object.fromEntries(rules.defaults), ...values } }
   }
 }
 
