@@ -49,7 +49,7 @@ async function delays (bench: Bench): Promise<Delays> {
     const lookup = await manyMaps(ours, bench.isSmoke ? 10 : 1000)
     await call(ours, 'POST', '/sets', { id: 'bench', requiredGranularity: 'page' })
     const [down, up, small] = [await part(ours, 'memory', 'down.bin'), await part(ours, 'memory', 'up.bin'), await part(ours, 'default', 'writes.bin')]
-    const contestant = (requests: Buffer[], connections: number): Contestant => ({ servers: [ours], port: ours.port, protocol: 'http', requests, connections })
+    const contestant = (requests: Buffer[], connections: number): Contestant => ({ servers: [ours], port: ours.port, protocol: 'http', requests, connections, sleeps: true })
 
     const lookups = contestant([http('GET', lookup)], 1)
     const polls = contestant([http('GET', '/livez')], 1)

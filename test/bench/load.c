@@ -2,14 +2,15 @@
 /*
  * load.c -- the generator: prepared requests over keep-alive connections, in HTTP or in Redis' protocol
  *
- *   load http|resp PORT CONNECTIONS DEPTH MILLISECONDS FILE
+ *   load http|resp PORT CONNECTIONS DEPTH MILLISECONDS FILE [sleeps]
  *
  * FILE: uint32 n, n lengths of uint32, then the n requests one behind the other. A connection sends DEPTH requests that follow each other,
  * from a random one on, and the next when all are answered. No request starts after the time is over; those on their way are waited for.
  * One line of JSON says what came. A reply that is no success is an error of the whole.
  *
  * It must be cheaper than any server: bodies that come are dropped by the kernel (MSG_TRUNC), large ones go out by sendfile. And it never sleeps: to
- * wake it on its core is work for whoever sends, dear in a virtual machine, and the slower a server is the more often it would have it to do.
+ * wake it on its core is work for whoever sends, dear in a virtual machine, and the slower a server is the more often it would have it to do. Where several
+ * share the core and it is their delays that count, it does.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -266,8 +267,8 @@ static double percentile(double part)
 
 int main(int argc, char **argv)
 {
-	if (argc != 7) {
-		fprintf(stderr, "load http|resp PORT CONNECTIONS DEPTH MILLISECONDS FILE\n");
+	if (argc != 7 && argc != 8) {
+		fprintf(stderr, "load http|resp PORT CONNECTIONS DEPTH MILLISECONDS FILE [sleeps]\n");
 		return 2;
 	}
 	is_http = strcmp(argv[1], "http") == 0;
@@ -290,9 +291,10 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < connections; i++)
 		busy += (unsigned)start_next(&all[i]);
 	uint64_t heard = begin;
+	const int patience = argc == 8 ? SILENCE_MS_MAX : 0;
 	while (busy > 0) {
 		struct epoll_event events[64];
-		int n = epoll_wait(poller, events, 64, 0);
+		int n = epoll_wait(poller, events, 64, patience);
 		if (n < 0 && errno != EINTR)
 			fail("epoll_wait");
 		if (n > 0) {

@@ -25,6 +25,8 @@ export interface Contestant {
   connections?: number
   /** Requests that a connection has on their way. */
   depth?: number
+  /** The generator leaves its core to others while it waits. */
+  sleeps?: boolean
   /** Operations in a request: what is counted. */
   operations?: number
   /** Takes the place of the generator: operations in a second. */
@@ -230,7 +232,7 @@ export async function slice (bench: Bench, one: Contestant): Promise<Slice> {
     return { perSecond, cpuSeconds: (cpu() - before) / (perSecond * (performance.now() - began) / 1000), p99Ms: NaN }
   }
   const { stdout } = await promisify(execFile)('taskset', ['-c', String(LOAD_CORE), program('load'), one.protocol, String(one.port),
-    String(one.connections ?? CONNECTIONS), String(one.depth ?? 1), String(Math.round(bench.seconds * 1000)), fileOf(one.requests, bench)])
+    String(one.connections ?? CONNECTIONS), String(one.depth ?? 1), String(Math.round(bench.seconds * 1000)), fileOf(one.requests, bench), ...(one.sleeps === true ? ['sleeps'] : [])])
   const used = cpu() - before
   const said = JSON.parse(stdout) as { requests: number, seconds: number, p99Ms: number }
   const operations = said.requests * (one.operations ?? 1)
