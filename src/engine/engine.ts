@@ -250,6 +250,7 @@ const FAILURE_WORDS = 3
 const VALUE_AT = 5
 const CODE_AT = 12
 const JOINS_AT = 20
+const WORD_MAX = 2n ** 64n - 1n
 const CHECK = { size: 0, resident: 1, load: 2 } as const
 
 function exact (value: U64): number {
@@ -265,12 +266,12 @@ function checkLength (value: number): number {
 }
 
 function checkAddress (addr: bigint): bigint {
-  if (addr < 0n || addr >= 1n << 64n) throw new RangeError(`${addr} is not an address`)
+  if (addr < 0n || addr > WORD_MAX) throw new RangeError(`${addr} is not an address`)
   return addr
 }
 
 function checkWord (value: bigint): bigint {
-  if (value < 0n || value >= 1n << 64n) throw new RangeError(`${value} is not a word`)
+  if (value < 0n || value > WORD_MAX) throw new RangeError(`${value} is not a word`)
   return value
 }
 
@@ -377,8 +378,14 @@ class RestoreRows {
     this.#halves = new Int32Array(this.#words.buffer)
     this.memory = Buffer.from(this.#words.buffer)
     parts.forEach(({ file, offset, length, cookie, addr, joins }, row) => {
-      this.#words.set([BigInt(file), BigInt(checkLength(offset)), BigInt(checkLength(length)), BigInt(checkLength(cookie)), checkAddress(addr)], row * RESTORE_PART_WORDS)
-      this.#halves[row * RESTORE_PART_WORDS * 2 + JOINS_AT] = joins ? 1 : 0
+      // Word by word: an array of them to copy would take most of what a part costs here.
+      const at = row * RESTORE_PART_WORDS
+      this.#words[at] = BigInt(file)
+      this.#words[at + 1] = BigInt(checkLength(offset))
+      this.#words[at + 2] = BigInt(checkLength(length))
+      this.#words[at + 3] = BigInt(checkLength(cookie))
+      this.#words[at + 4] = checkAddress(addr)
+      this.#halves[at * 2 + JOINS_AT] = joins ? 1 : 0
     })
   }
 

@@ -22,7 +22,8 @@ function filesOf (set: LiveSet, parts: readonly Recorded[], adopt: boolean): { f
   const known = new Map<string, number>()
   const files: FormerFile[] = []
   const indexes = parts.map(({ record: { source, identity } }) => {
-    const key = JSON.stringify([source.volume, source.path, identity])
+    // The lengths tell where each ends, whatever is in it.
+    const key = `${source.volume.length} ${source.path.length} ${source.volume}${source.path}${identity}`
     let index = known.get(key)
     if (index === undefined) {
       index = files.push({ volume: set.context.volumes.find(source.volume)?.handle ?? NO_HANDLE, path: source.path, identity, adopt }) - 1
@@ -48,8 +49,11 @@ async function restoreSome (set: LiveSet, parts: readonly Recorded[], adopt: boo
     if (outcome === undefined) throw new Error('the engine has left a part out')
     if (outcome.error === undefined) {
       const { granularity, persistence, mapSync } = outcome
-      const identity = adopt ? restored.identities[indexes[i] ?? 0] ?? '' : part.record.identity
-      part.record = { ...part.record, identity, granularity, persistence, mapSync }
+      const { record } = part
+      const identity = adopt ? restored.identities[indexes[i] ?? 0] ?? '' : record.identity
+      // Most are as they were: a copy of each would be half of what a start puts into memory.
+      const isSame = identity === record.identity && granularity === record.granularity && persistence === record.persistence && mapSync === record.mapSync
+      if (!isSame) part.record = { ...record, identity, granularity, persistence, mapSync }
     }
     set.setProblem(part, problemOf(set, part, outcome))
   })
