@@ -14,6 +14,7 @@ import openapi from './plugins/openapi.js'
 import problems, { createParserErrorHandler, createRouterErrorHandler, requestId } from './plugins/problems.js'
 import repeats from './plugins/repeats.js'
 import restoring from './plugins/restoring.js'
+import serialisation from './plugins/serialisation.js'
 import slow from './plugins/slow.js'
 import tokens, { type Tokens } from './plugins/tokens.js'
 import uploads from './plugins/uploads.js'
@@ -66,6 +67,7 @@ export async function buildShell ({ config, log, version, tokens: known, progres
   await app.register(metrics, { replies })
   await app.register(slow, { slowMs: config.slowMs, log })
   await app.register(validation)
+  await app.register(serialisation)
   await app.register(openapi, { version })
   return app
 }

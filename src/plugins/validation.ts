@@ -7,6 +7,7 @@ import type {} from '@fastify/swagger'
 import { Ajv, type ErrorObject } from 'ajv'
 import type { FastifyInstance, FastifyRequest, FastifySchemaCompiler, RouteOptions } from 'fastify'
 import { codeOfViolations, ServiceError, type Violation } from '../errors.js'
+import { lazy } from '../lazy.js'
 import { pointerPart } from './json.js'
 
 const REPORTED_MAX = 20
@@ -232,15 +233,17 @@ declare module 'fastify' {
 }
 
 async function validation (app: FastifyInstance): Promise<void> {
-  let ajv: Ajv | undefined
+  // Shared schemas are complete once all plugins have run, which is before the first request.
+  const ajv = lazy(() => createAjv(app.getSchemas()))
   const compile: FastifySchemaCompiler<unknown> = ({ schema, httpPart }) => {
     const place = PLACES[httpPart ?? '']
     if (place !== undefined) return compileParameters(schema as ParametersSchema, place)
     if (isEmptyObject(schema)) return () => true
-    // Shared schemas are complete only once all plugins have run, which is when the first schema is compiled.
-    ajv ??= createAjv(app.getSchemas())
-    const check = ajv.compile(schema as object)
-    return (body: unknown) => check(body) || refuseBody(check.errors ?? [], body)
+    const compiled = lazy(() => ajv().compile(schema as object))
+    return (body: unknown) => {
+      const check = compiled()
+      return check(body) || refuseBody(check.errors ?? [], body)
+    }
   }
   app.setValidatorCompiler(compile)
   app.addHook('onRoute', closeRoute)
