@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { buildApp } from '../src/app.js'
 import { loadConfig } from '../src/config.js'
@@ -367,4 +368,14 @@ t.test('while it restores, it lives and says how far it is', async (t) => {
   t.same(told, [{ parts: 3, restored: 3 }])
   t.match(await must(t, restoring, 'GET', '/readyz'), { status: 'ready', parts: 3 })
   t.equal((await must(t, restoring, 'GET', '/sets/s/parts') as { items: Part[] }).items.length, 3)
+})
+
+t.test('a service that has nothing to bring back refuses nobody, not for a moment', async (t) => {
+  const opened = await open(t, { restore: false })
+  const restored = opened.service.restore(() => {})
+  for (let i = 0; i < 50; i++) {
+    t.equal((await call(t, opened, 'GET', '/sets')).status, 200)
+    await setImmediate()
+  }
+  await restored
 })

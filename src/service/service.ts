@@ -124,7 +124,8 @@ export class Service {
   async #restoreSets (onProgress: (progress: Progress) => void): Promise<void> {
     const total = this.sets.recordedCount
     let restored = 0
-    this.#progress = { parts: total, restored }
+    // A new service has refused nobody so far, and does not begin to.
+    if (this.#progress !== undefined) this.#progress = { parts: total, restored }
     await this.sets.restore((count) => {
       restored += count
       this.#progress = { parts: total, restored }
