@@ -4,7 +4,8 @@
  * that was acknowledged as persisted has to be in the files, on a DAX file system and on a disk behind a page cache: each cut hits both.
  * Of a write that was under way, each aligned word may be the old or the new one, and nothing beside its range may have changed. Then the
  * service starts again: every part that was acknowledged is there, at its address, and none that was removed; of a step that was under way
- * there is all or nothing. The catalog is on the one medium for half of the cuts, on the other for the rest.
+ * there is all or nothing. Batches of atomicity `all` put their number at many places of two files: every place has the same one, that of the last batch
+ * that was acknowledged or of the one that was under way. The catalog is on the one medium for half of the cuts, on the other for the rest.
  *
  * Three that have to lose, so that it is known that a cut is one and that the comparison can fail: writes of durability `none` behind the
  * page cache; flushed stores to a DAX mapping without MAP_SYNC (control.c); and a model that has been told one byte too many.
@@ -21,6 +22,8 @@ const ACKNOWLEDGED_MIN = 10 // on each volume and of each kind, before the cut
 const WRITING_MS = [1000, 2500]
 const WORD = 8
 const NEW_FILE = 65_536
+const PAIR = ['first', 'second'] // that batches write to
+const PLACES = [4, 4092, 8188, 20_000, 40_956, NEW_FILE - WORD] // some of them across pages
 
 const MODULES = ['nfit', 'nd_pmem', 'virtio_blk', 'ext4']
 const GRANULARITIES = { dax: 'cache_line', disk: 'page' }
@@ -72,6 +75,7 @@ class Volume {
   parts = new Map() // id → where and how long
   adding // the id of a part for which there is no answer yet
   removing
+  batch = 0 // the number of the last one that was acknowledged
   writes = 0
   created = 0
   constructor (name) { this.name = name }
@@ -111,6 +115,7 @@ async function open (machine, { volumes }) {
       await map(machine, volume, path, 'exclusive', PART)
       volume.files.set(path, new Known(PART))
     }
+    for (const path of PAIR) await map(machine, volume, path, 'exclusive', NEW_FILE)
     if (volume.name === 'disk') await map(machine, volume, 'loose', 'exclusive', PART)
   }
 }
@@ -140,6 +145,16 @@ async function create (machine, world, volume) {
   volume.parts.delete(path)
 }
 
+const places = ({ parts }) => PAIR.flatMap((path) => PLACES.map((at) => `0x${(BigInt(parts.get(path).addr) + BigInt(at)).toString(16)}`))
+
+async function batch (machine, volume) {
+  const data = Buffer.alloc(WORD)
+  data.writeBigUInt64LE(BigInt(volume.batch + 1))
+  const operations = places(volume).map((addr) => ({ op: 'write', addr, data: data.toString('base64') }))
+  await machine.ok('POST', `/sets/${volume.name}/batch`, { json: { operations, atomicity: 'all' } })
+  volume.batch++
+}
+
 /** Has everybody write until the power fails. */
 async function writeAndCut (machine, world, last) {
   const now = { writing: true, loose: 0 }
@@ -153,15 +168,16 @@ async function writeAndCut (machine, world, last) {
       }
     }
   }
-  const counts = world.volumes.map(({ writes, created }) => ({ writes, created }))
+  const counts = world.volumes.map(({ writes, created, batch }) => ({ writes, created, batch }))
   const everybody = world.volumes.flatMap((volume) => [
     ...paths(volume).map((path) => again(async () => { await write(machine, world, volume, path, volume.files.get(path), 'persisted'); volume.writes++ })),
-    again(() => create(machine, world, volume))
+    again(() => create(machine, world, volume)),
+    again(() => batch(machine, volume))
   ])
   const disk = world.volumes.find(({ name }) => name === 'disk')
   everybody.push(again(async () => { await write(machine, world, disk, 'loose', world.loose, 'none'); now.loose++ }))
   const enough = () => now.loose >= ACKNOWLEDGED_MIN &&
-    world.volumes.every(({ writes, created }, i) => writes >= counts[i].writes + ACKNOWLEDGED_MIN && created > counts[i].created)
+    world.volumes.every(({ writes, created, batch }, i) => writes >= counts[i].writes + ACKNOWLEDGED_MIN && created > counts[i].created && batch >= counts[i].batch + ACKNOWLEDGED_MIN)
   const until = Date.now() + world.some(...WRITING_MS)
   while (failures.length === 0 && (Date.now() < until || !enough())) {
     await new Promise((resolve) => setTimeout(resolve, world.some(1, 30)))
@@ -241,6 +257,13 @@ async function compareParts (machine, volume) {
   }
 }
 
+async function compareBatches (machine, volume) {
+  const { results } = await machine.ok('POST', `/sets/${volume.name}/batch`, { json: { operations: places(volume).map((addr) => ({ op: 'read', addr, length: WORD })) } })
+  const found = results.map(({ data }) => Number(Buffer.from(data, 'base64').readBigUInt64LE()))
+  assert.ok(found.every((number) => number === found[0]) && [volume.batch, volume.batch + 1].includes(found[0]), `${volume.name}: batch ${volume.batch} was acknowledged; found ${found.join(' ')}`)
+  volume.batch = found[0]
+}
+
 /* ---- all ---- */
 
 async function chain ({ check }, seed, order, control) {
@@ -258,8 +281,11 @@ async function chain ({ check }, seed, order, control) {
           await check(`${where}: control: flushed, but without MAP_SYNC, is lost`, async () => { assert.deepEqual(await machine.file('control/plain'), Buffer.alloc(NEW_FILE)) })
         }
         await machine.serve(order)
-        if (world.round > 0) for (const volume of world.volumes) await compareParts(machine, volume)
-        else await open(machine, world)
+        if (world.round === 0) await open(machine, world)
+        for (const volume of world.round === 0 ? [] : world.volumes) {
+          await compareParts(machine, volume)
+          await compareBatches(machine, volume)
+        }
         if (world.round === CUTS) return
         await writeAndCut(machine, world, async () => {
           if (world.round === 0) await machine.must(`${control} sync /mnt/control/sync s; ${control} plain /mnt/control/plain p`)
@@ -268,7 +294,7 @@ async function chain ({ check }, seed, order, control) {
       if (!good) return
     }
     await check(`${where}: control: durability none behind a page cache is lost`, async () => { assert.ok(world.looseLost > 0, `${world.looseWrites} writes, nothing lost in ${CUTS} cuts`) })
-    for (const { name, writes, created } of world.volumes) console.log(`${name}: ${CUTS} cuts, ${writes} writes and ${created} new parts were acknowledged, nothing of them was lost`)
+    for (const { name, writes, created, batch } of world.volumes) console.log(`${name}: ${CUTS} cuts, ${writes} writes, ${batch} batches and ${created} new parts were acknowledged, nothing of them was lost`)
     console.log(`disk: ${world.looseWrites} writes of durability none, lost by ${world.looseLost} of ${CUTS} cuts`)
   } finally {
     await machine?.cut()

@@ -19,6 +19,7 @@ const DISK = 64 * MIB
 const LOG = 512 * MIB
 const KIB64 = 65_536
 const WORD = 8
+const WHOLE_AT = [8000, 20_000, 40_956] // in two pages each, or one
 const START_SECONDS_MAX = 60
 
 // The log as the kernel has it (drivers/md/dm-log-writes.c): a sector for itself, then an entry of a sector and the data that it is about.
@@ -27,10 +28,21 @@ const FLAGS = { flush: 1n, fua: 2n, discard: 4n, mark: 8n }
 
 /* ---- what is done, and what it leaves ---- */
 
-/** `do` is answered when what `then` says of the files and parts is durable; a `loose` one promises nothing. */
+/** `do` is answered when what `then` says of the files and parts is durable; a `loose` one promises nothing, a `whole` one that files have all of it or nothing once the service has started. */
 const set = '/sets/s'
 const part = (id, path, fields = {}, source = {}) => ({ json: { id, source: { type: 'file', path, ...source }, ...fields } })
 const content = (id, offset, durability = 'persisted') => `${set}/parts/${id}/content?offset=${offset}&durability=${durability}`
+const base64 = (text) => Buffer.from(text).toString('base64')
+const whole = (text) => ({
+  name: `batch of atomicity all, ${text}`,
+  whole: true,
+  do: async (m) => {
+    const addresses = await Promise.all(['a', 'c'].map(async (id) => (await m.ok('GET', `${set}/parts/${id}`)).addr))
+    const operations = addresses.flatMap((addr) => WHOLE_AT.map((at) => ({ op: 'write', addr: `0x${(BigInt(addr) + BigInt(at)).toString(16)}`, data: base64(text) })))
+    await m.ok('POST', `${set}/batch`, { json: { operations, atomicity: 'all' } })
+  },
+  then: ({ files }) => { for (const path of ['a', 'c']) for (const at of WHOLE_AT) files.get(path).write(text, at) }
+})
 const STEPS = [
   { name: 'make a set', do: (m) => m.ok('POST', '/sets', { json: { id: 's', requiredGranularity: 'page', coalescing: 'full' } }) },
   ...['a', 'b'].map((id) => (
@@ -55,12 +67,15 @@ const STEPS = [
     name: 'batch',
     do: async (m) => {
       const { addr } = await m.ok('GET', `${set}/parts/a`)
-      await m.ok('POST', `${set}/batch`, { json: { operations: [{ op: 'write', addr, data: Buffer.from('batched!').toString('base64') }, { op: 'add', addr, value: '0x1' }] } })
+      await m.ok('POST', `${set}/batch`, { json: { operations: [{ op: 'write', addr, data: base64('batched!') }, { op: 'add', addr, value: '0x1' }] } })
     },
     then: ({ files }) => { files.get('a').write('catched!') } // the first letter, and one
   },
   { name: 'remove b', do: (m) => m.ok('DELETE', `${set}/parts/b`), then: ({ parts }) => { parts.splice(parts.indexOf('b'), 1) } },
   { name: 'create c where b was', do: (m) => m.ok('POST', `${set}/parts`, part('c', 'c', { length: KIB64 }, { create: 'exclusive' })), then: ({ files, parts }) => { files.set('c', Buffer.alloc(KIB64)); parts.push('c') } },
+  // The first one makes the log. The last write is to bytes that the batches had, which must not come back.
+  whole('at first'), whole('then this'), whole('and that'),
+  { name: 'write where the batches were', do: (m) => m.ok('PUT', content('c', 8000), { bytes: Buffer.alloc(2 * WORD, 'p') }), then: ({ files }) => { files.get('c').fill('p', 8000, 8000 + 2 * WORD) } },
   { name: 'delete the set', do: (m) => m.ok('DELETE', set), then: ({ parts }) => { parts.splice(0) } }
 ]
 
@@ -123,8 +138,10 @@ function compareFiles (dir, before, after) {
   }
 }
 
-/** Sets and parts as a service finds them that starts there: of the one state or of the next. */
-async function compareParts (dir, before, after) {
+const has = (dir, { files }) => [...files].every(([path, bytes]) => fs.readFileSync(join(dir, path)).equals(bytes))
+
+/** Sets and parts as a service finds them that starts there: of the one state or of the next. And what a batch under way has become by then. */
+async function compareParts (dir, before, after, isWhole) {
   const port = await freePort()
   // What the caller's shell sets for a server of its own must not reach this one.
   const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PMEMSETD_')))
@@ -139,6 +156,7 @@ async function compareParts (dir, before, after) {
       if (child.exitCode !== null || Date.now() > until) throw new Error(`the service does not start: ${said}`)
       await sleep(20)
     }
+    if (isWhole) assert.ok(has(dir, before) || has(dir, after), `neither all of the batch nor nothing; ${said}`)
     const reply = await fetch(`${api}${set}/parts`)
     const items = reply.status === 404 ? [] : (await reply.json()).items
     const found = items.map(({ id }) => id).sort().join()
@@ -182,7 +200,7 @@ async function replay (log, states, check) {
     try {
       await mounted(image, async (dir) => {
         compareFiles(dir, before, after)
-        await compareParts(dir, before, after)
+        await compareParts(dir, before, after, STEPS[step]?.whole === true || STEPS[step - 1]?.whole === true)
       })
     } catch (error) {
       throw new Error(`replayed to ${what}, ${step} steps done, ${STEPS[step]?.name ?? 'the end'} under way: ${error.message}`)
@@ -220,7 +238,7 @@ export async function logged ({ check, skip }) {
       machine = await Machine.boot({ name: 'logged', modules: ['virtio_blk', 'ext4', 'dm-log-writes'], disks: [blank('logged-disk.img', DISK), log] })
       await machine.must(`dmsetup create --noudevsync logged --table '0 ${DISK / 512} log-writes /dev/vda /dev/vdb'; [ -e /dev/mapper/logged ] || dmsetup mknodes`)
       await machine.mount('/dev/mapper/logged', 'logged', { mkfs: '' })
-      await machine.serve(['logged'])
+      await machine.serve(['logged'], { env: { PMEMSETD_ATOMIC_BATCH_BYTES_MAX: '1MiB' } }) // all that is written is replayed, again and again
       states = await work(machine)
     })
     if (!done) return
