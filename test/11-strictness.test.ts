@@ -92,6 +92,17 @@ t.test('bodies: members, types, no coercion', async (t) => {
   t.same(right.json(), { requiredGranularity: 'page', count: 9007199254740991, named: { name: 'é' } })
 })
 
+t.test('of many mistakes as many are told as help, and of a great many the first', async (t) => {
+  const { app, calls } = await shell(t)
+  for (const [count, told] of [[15, 15], [30, 20], [20_000, 1]] as const) {
+    const payload = { requiredGranularity: 'page', ...Object.fromEntries(Array.from({ length: count }, (_, i) => [`x${i}`, i])) }
+    const problem = (await app.inject({ method: 'POST', url: '/things', headers: json, payload: JSON.stringify(payload) })).json<Problem>()
+    t.match(problem, { code: 'REQUEST_INVALID', errors: [{ in: 'body', pointer: /^\/x\d+$/ }] }, `${count}`)
+    t.equal(problem.errors?.length, told, `${count}`)
+  }
+  t.equal(calls.count, 0)
+})
+
 t.test('JSON that means two things', async (t) => {
   const { app, calls } = await shell(t)
   const before = '{"requiredGranularity":"page",'

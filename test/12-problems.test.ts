@@ -31,6 +31,8 @@ t.test('a wrong method is 405 with Allow, whatever the method', async (t) => {
     const reply = await app.inject({ method: method as 'PUT', url: '/things?x=1' })
     t.match([reply.statusCode, reply.headers.allow, reply.json<Problem>().code], [405, 'GET, HEAD, OPTIONS, POST', 'METHOD_NOT_ALLOWED'], method)
   }
+  t.equal((await app.inject({ method: 'PUT', url: '/%74hings' })).statusCode, 405, 'the path is read as the router does')
+  t.equal((await app.inject({ method: 'PUT', url: '/%ff' })).statusCode, 400)
   t.equal((await app.inject({ method: 'POST', url: '/things/abc' })).headers.allow, 'GET, HEAD, OPTIONS')
   for (const method of ['PROPFIND', 'LOCK', 'MKCOL', 'PURGE']) {
     const answer = await raw(port, `${method} /things HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`)

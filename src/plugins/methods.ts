@@ -15,9 +15,14 @@ function toExpression (pattern: string): RegExp {
   return new RegExp(`^${source}$`)
 }
 
+/** As the router reads it. */
 function pathOf (url: string): string {
   const path = /^(?:[a-z][a-z0-9+.-]*:\/\/[^/?#]*)?([^?#]*)/i.exec(url)?.[1] ?? ''
-  return path === '' ? '/' : path
+  try {
+    return path === '' ? '/' : decodeURI(path)
+  } catch {
+    return path
+  }
 }
 
 async function methods (app: FastifyInstance): Promise<void> {

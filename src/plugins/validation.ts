@@ -11,6 +11,8 @@ import { lazy } from '../lazy.js'
 import { pointerPart } from './json.js'
 
 const REPORTED_MAX = 20
+/** Values in a body that is looked through for all that is wrong with it. */
+const TOLD_IN_FULL_MAX = 10_000
 
 /** A parameter that cannot even be read; kept in the place of its value until the route says what it knows. */
 class Unreadable {
@@ -190,8 +192,20 @@ function refuseBody (errors: readonly ErrorObject[], body: unknown): { error: Er
   return { error: new ServiceError(code, detail, { errors: violations.slice(0, REPORTED_MAX) }, 'schema') }
 }
 
-function createAjv (schemas: Record<string, unknown>): Ajv {
-  const ajv = new Ajv({ strict: true, strictRequired: false, allErrors: true, coerceTypes: false, removeAdditional: false, useDefaults: true, validateFormats: false, allowUnionTypes: false })
+/** Whether there are at most so many values in it, itself and those in its values included. */
+function hasAtMost (count: number, body: unknown): boolean {
+  const open = [body]
+  for (let left = count; open.length > 0; left--) {
+    const value = open.pop()
+    const members: unknown[] = typeof value === 'object' && value !== null ? Object.values(value) : []
+    if (members.length + open.length >= left) return false
+    open.push(...members)
+  }
+  return true
+}
+
+function createAjv (schemas: Record<string, unknown>, allErrors: boolean): Ajv {
+  const ajv = new Ajv({ strict: true, strictRequired: false, allErrors, coerceTypes: false, removeAdditional: false, useDefaults: true, validateFormats: false, allowUnionTypes: false })
   // Words of OpenAPI that ajv need not know.
   ajv.addVocabulary(['example', 'x-extensible-enum', 'x-problem-codes'])
   for (const schema of Object.values(schemas)) ajv.addSchema(schema as object)
@@ -234,15 +248,20 @@ declare module 'fastify' {
 
 async function validation (app: FastifyInstance): Promise<void> {
   // Shared schemas are complete once all plugins have run, which is before the first request.
-  const ajv = lazy(() => createAjv(app.getSchemas()))
+  const quick = lazy(() => createAjv(app.getSchemas(), false))
+  const thorough = lazy(() => createAjv(app.getSchemas(), true))
   const compile: FastifySchemaCompiler<unknown> = ({ schema, httpPart }) => {
     const place = PLACES[httpPart ?? '']
     if (place !== undefined) return compileParameters(schema as ParametersSchema, place)
     if (isEmptyObject(schema)) return () => true
-    const compiled = lazy(() => ajv().compile(schema as object))
+    const first = lazy(() => quick().compile(schema as object))
+    const all = lazy(() => thorough().compile(schema as object))
     return (body: unknown) => {
-      const check = compiled()
-      return check(body) || refuseBody(check.errors ?? [], body)
+      if (first()(body)) return true
+      // Of a body with a million mistakes, the first is told: to gather all of them would hold up everybody else.
+      const check = hasAtMost(TOLD_IN_FULL_MAX, body) ? all() : first()
+      check(body)
+      return refuseBody(check.errors ?? [], body)
     }
   }
   app.setValidatorCompiler(compile)
