@@ -24,16 +24,16 @@ struct logfile {
 /* ---- one that is there ---- */
 
 /*
- * What an earlier process has left in the volume with that directory, and up to which position it was retired. None, or one that cannot be read, is no
- * error: the members say so. -ENOMEM
+ * What an earlier process has left in the volume with that directory, and up to which position it was retired. None, or one that cannot be
+ * read, is no error: the members say so. -ENOMEM
  */
 int logfile_load(struct logfile *f, int volume, uint64_t *retired, struct pmemset_error *e);
 
 enum log_place { LOG_KEPT, LOG_RING };
 
 /*
- * The record at a position of the ring, or at an offset of what is kept; the caller frees its bytes, which are NULL where no whole record is there. -ENOMEM. That it
- * cannot be read is no error, as above.
+ * The record at a position of the ring, or at an offset of what is kept; the caller frees its bytes, which are NULL where no whole record
+ * is there. -ENOMEM. That it cannot be read is no error, as above.
  */
 int logfile_read(struct logfile *f, enum log_place place, uint64_t position, struct record *record, struct pmemset_error *e);
 

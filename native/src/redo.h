@@ -57,8 +57,8 @@ int redo_recover(struct redo_log *log, struct redo_counts *counts, struct pmemse
 void redo_recover_file(struct file *file);
 
 /*
- * How much a log has room for at once, rounded up to pages (32 MiB before any call), and how much of the volume's capacity, in percent, it leaves free where there was none. One that was
- * made for less is made anew for a record that needs more.
+ * How much a log has room for at once, rounded up to pages (32 MiB before any call), and how much of the volume's capacity, in percent, it
+ * leaves free where there was none. One that was made for less is made anew for a record that needs more.
  */
 void redo_configure(uint64_t size, unsigned keep_free);
 
