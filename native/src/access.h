@@ -50,7 +50,7 @@ int storing_fill(struct storing *st, uint64_t addr, unsigned char byte, uint64_t
 int storing_punch(struct storing *st, uint64_t addr, uint64_t length, struct pmemset_error *e);
 /* The medium of a segment has to do with it too. */
 void storing_witness(struct storing *st, const struct segment *s);
-/* Before the thread waits for anything else than its next store: for a lock, for another store of its own. */
+/* Before the thread waits for anything that a batch may hold up: another store of its own, a flush. */
 void storing_pause(struct storing *st);
 /* flush false: what was stored may be lost, and is flushed before its part goes. */
 int storing_end(struct storing *st, bool flush, struct pmemset_error *e);

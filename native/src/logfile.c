@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,12 +109,17 @@ static int read_ring(const struct logfile *f, uint64_t position, char *bytes, ui
 	return rc ? rc : read_at(f->file->fd, f->ring_at, bytes + before_end, size - before_end);
 }
 
-int logfile_flush(const struct logfile *f, struct pmemset_error *e)
+int logfile_settle(const struct logfile *f, struct pmemset_error *e)
 {
-	int rc = f->map != NULL ? 0 : file_flush(f->file, NULL, 0, e);
+	int rc = file_flush(f->file, NULL, 0, e);
 	if (rc != 0)
 		e->reason = PMEMSET_REASON_PERSIST_FAILED;
 	return rc;
+}
+
+int logfile_flush(const struct logfile *f, struct pmemset_error *e)
+{
+	return f->map != NULL ? 0 : logfile_settle(f, e);
 }
 
 int logfile_retire(const struct logfile *f, uint64_t position, struct pmemset_error *e)
@@ -261,17 +267,30 @@ int logfile_load(struct logfile *f, int volume, uint64_t *retired, struct pmemse
 
 /* ---- to make one ---- */
 
-/* Allocated, so that a full disk says so at once; and written, so that no record changes metadata. */
-static int write_zeros(const struct logfile *f, uint64_t size, unsigned keep_free, struct pmemset_error *e)
+static int check_free(const struct logfile *f, uint64_t size, unsigned keep_free, struct pmemset_error *e)
 {
 	struct statvfs fs;
-	struct growth ignored;
+	if (keep_free == 0)
+		return 0;
 	if (fstatvfs(f->file->fd, &fs) != 0)
 		return error_sys(e, 0, errno, "statvfs");
-	int rc = file_grow(f->file, size, (uint64_t)fs.f_blocks * fs.f_frsize / 100 * keep_free, &ignored, e);
-	char *zeros = rc == 0 ? calloc(1, CHUNK_SIZE) : NULL;
-	if (rc == 0 && zeros == NULL)
-		rc = error_set(e, -ENOMEM, "no memory for a redo log");
+	uint64_t keep = (uint64_t)fs.f_blocks * fs.f_frsize / 100 * keep_free;
+	uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (available >= keep && available - keep >= size)
+		return 0;
+	error_set(e, -ENOSPC, "a redo log of %" PRIu64 " bytes would leave less than %" PRIu64 " of %" PRIu64, size, keep, available);
+	e->reason = PMEMSET_REASON_KEEP_FREE;
+	e->value = available > keep ? available - keep : 0;
+	return e->code;
+}
+
+/* Allocated, so that a full disk says so at once; and written, so that no record changes metadata. */
+static int write_zeros(const struct logfile *f, uint64_t size, struct pmemset_error *e)
+{
+	char *zeros = calloc(1, CHUNK_SIZE);
+	int rc = zeros ? 0 : error_set(e, -ENOMEM, "no memory for a redo log");
+	if (rc == 0 && fallocate(f->file->fd, 0, 0, (off_t)size) != 0 && errno != EOPNOTSUPP && errno != EINTR)
+		rc = error_sys(e, 0, errno, "cannot make a redo log of %" PRIu64 " bytes: %s", size, strerror(errno));
 	for (uint64_t at = 0; rc == 0 && at < size; at += CHUNK_SIZE)
 		rc = write_at(f, at, zeros, size - at < CHUNK_SIZE ? size - at : CHUNK_SIZE, e);
 	free(zeros);
@@ -288,7 +307,10 @@ static int write_head(struct logfile *f, unsigned keep_free, struct pmemset_erro
 	head.sum = record_sum(&head, offsetof(struct log_head, sum));
 	f->epoch = head.epoch;
 	f->ring_at = head.ring_at;
-	int rc = write_zeros(f, head.ring_at + head.ring_size, keep_free, e);
+	uint64_t size = head.ring_at + head.ring_size;
+	int rc = check_free(f, size, keep_free, e);
+	if (rc == 0)
+		rc = write_zeros(f, size, e);
 	return rc ? rc : write_at(f, 0, (const char *)&head, sizeof(head), e);
 }
 

@@ -41,6 +41,8 @@ int logfile_read(struct logfile *f, enum log_place place, uint64_t position, str
 int logfile_write(const struct logfile *f, uint64_t position, const struct record *record, struct pmemset_error *e);
 /* All that was written; at page granularity shared with everybody who waits for the same. -EIO with PERSIST_FAILED */
 int logfile_flush(const struct logfile *f, struct pmemset_error *e);
+/* Whatever another process has written, through a mapping or not; what it stored may be in a cache. -EIO with PERSIST_FAILED */
+int logfile_settle(const struct logfile *f, struct pmemset_error *e);
 /* Strike off everything before a position, durably. -EIO with PERSIST_FAILED */
 int logfile_retire(const struct logfile *f, uint64_t position, struct pmemset_error *e);
 

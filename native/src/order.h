@@ -32,8 +32,8 @@ struct store_under_way {
 int order_begin(struct store_under_way *store, struct file *file, uint64_t offset, uint64_t length, struct pmemset_error *e);
 /*
  * The same for stores in a row: one that is under way to the same file, and saw no batch, goes on. (Counting waits for the flushes of the
- * store before, which otherwise go on side by side.) It begins as {.file = NULL}, and is ended before the thread waits for anything: a batch
- * may be waiting for it.
+ * store before, which otherwise go on side by side.) It begins as {.file = NULL}, and is ended before the thread waits for anything that a
+ * batch may hold up, since that may be waiting for it.
  */
 int order_go_on(struct store_under_way *store, struct file *file, uint64_t offset, uint64_t length, struct pmemset_error *e);
 /* Once, or more often. */

@@ -38,6 +38,7 @@ struct redo_log {
 	bool stale;	     /* it has to be written anew before it takes anything */
 	bool loaded;	     /* what is kept was read from its ring, and is all that is there */
 	bool retiring;
+	unsigned growing;	 /* who waits for a larger one: nobody else begins, or it would never be out of use */
 	unsigned busy;		 /* records that commit or apply */
 	struct pending *records; /* of the ring, in order */
 	struct pending *kept;	 /* in order */
@@ -275,6 +276,15 @@ static int refuse_unreadable(const struct redo_log *log, struct pmemset_error *e
 
 /* ---- commit ---- */
 
+static int check_usable(const struct redo_log *log, struct pmemset_error *e)
+{
+	if (log->dir < 0)
+		return error_set(e, -EOPNOTSUPP, "the volume was closed");
+	if (log->file.unreadable != NULL)
+		return refuse_unreadable(log, e);
+	return log->file.read_only ? error_sys(e, 0, EROFS, "the volume is read-only, or was when it was opened") : 0;
+}
+
 /* Under the lock, which it may let go of: there is a log, and it has room. */
 static int wait_for_room(struct redo_log *log, uint64_t size, struct pmemset_error *e)
 {
@@ -284,25 +294,27 @@ static int wait_for_room(struct redo_log *log, uint64_t size, struct pmemset_err
 		e->value = redo_record_max();
 		return e->code;
 	}
-	for (;;) {
-		if (log->dir < 0)
-			return error_set(e, -EOPNOTSUPP, "the volume was closed");
-		if (log->file.unreadable != NULL)
-			return refuse_unreadable(log, e);
-		if (log->file.read_only)
-			return error_sys(e, 0, EROFS, "the volume is read-only, or was when it was opened");
+	bool counted = false;
+	int rc;
+	while ((rc = check_usable(log, e)) == 0) {
 		log->stale |= !logfile_has_its_name(&log->file);
 		/* One that was made for less stays as it is where there is no space for more. */
 		bool grows = size > log->file.ring_size;
-		if ((log->stale || grows) && !in_use(log)) {
-			int rc = write_anew(log, e);
-			if (rc != 0)
-				return rc;
-		}
-		if (!log->stale && log->tail - log->head + size <= log->file.ring_size)
-			return 0;
+		if ((log->stale || grows) && !in_use(log) && (rc = write_anew(log, e)) != 0)
+			break;
+		grows = size > log->file.ring_size;
+		log->growing += (unsigned)grows - (unsigned)counted;
+		if (counted && !grows)
+			pthread_cond_broadcast(&log->changed);
+		counted = grows;
+		if (!log->stale && log->growing == 0 && log->tail - log->head + size <= log->file.ring_size)
+			break;
 		pthread_cond_wait(&log->changed, &log->lock);
 	}
+	log->growing -= counted;
+	if (counted)
+		pthread_cond_broadcast(&log->changed);
+	return rc;
 }
 
 int redo_commit(struct redo_log *log, struct pending *p, struct pmemset_error *e)
@@ -405,6 +417,7 @@ static void put_rest(struct redo_log *log, struct pending *p, struct pending *re
 	for (struct pending **link = &log->kept;; link = &(*link)->next)
 		if (*link == p) {
 			rest->next = p->next;
+			rest->state = KEPT;
 			*link = rest;
 			break;
 		}
@@ -440,8 +453,8 @@ static int recover(struct redo_log *log, struct redo_counts *counts, struct pmem
 		counts->kept++;
 	if (log->file.read_only)
 		return 0;
-	/* A record that is whole in memory only must not be half applied when the power goes. */
-	int rc = log->kept != NULL ? logfile_flush(&log->file, e) : 0;
+	/* A record that is whole in memory only, or in a cache, must not be half applied when the power goes. */
+	int rc = log->kept != NULL ? logfile_settle(&log->file, e) : 0;
 	for (struct pending *p = log->kept, *next; rc == 0 && p != NULL; p = next) {
 		next = p->next;
 		recover_one(log, p, counts);

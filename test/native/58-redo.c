@@ -820,6 +820,37 @@ static void know_paths(const struct stage *s)
 	(void)snprintf(path_of_a, sizeof(path_of_a), "%s", path_in(&s->v, "a"));
 }
 
+static bool log_was_flushed, applied_too_early;
+
+static int note_order(enum call call, int fd)
+{
+	log_was_flushed |= call == FDATASYNC && is_file(fd, path_of_log);
+	applied_too_early |= call == PWRITE && is_file(fd, path_of_a) && !log_was_flushed;
+	return 0;
+}
+
+/* Whoever died has written it, and perhaps not flushed: a record that is read whole may be gone when the power goes in the middle of its files. */
+static void a_log_is_durable_before_it_is_applied(void **state)
+{
+	struct place *p = here(state);
+	struct stage s = stage_on(p);
+	uint64_t before = 0;
+	must(run_mark(&s, 1));
+	before = retired(&s);
+	must(run_mark(&s, 2));
+	leave(&s);
+	write_log(&s, RETIRED_AT, &before, sizeof(before));
+	come_back(&s);
+	know_paths(&s);
+	log_was_flushed = applied_too_early = false;
+	before_call = note_order;
+	recover(&s, 1, 0);
+	before_call = NULL;
+	assert_true(log_was_flushed);
+	assert_false(applied_too_early);
+	leave(&s);
+}
+
 /* The log's word is about to be made durable: everything is applied, and nothing is retired. */
 static int halt_at_retirement(enum call call, int fd)
 {
@@ -1048,6 +1079,48 @@ static void who_is_waited_for_does_not_wait(void **state)
 	atomic_store(&batches_are_done, true);
 	assert_int_equal(pthread_join(thread, &rc), 0);
 	assert_null(rc);
+	leave(&s);
+}
+
+static void *run_small_ones(void *arg)
+{
+	const struct stage *s = stage_of_threads;
+	while (!atomic_load(&batches_are_done)) {
+		begin_body();
+		push((struct batch_operation){.op = BATCH_MEMSET,
+				.addr = s->b + 64 * (uint64_t)(uintptr_t)arg,
+				.length = 64,
+				.argument = 1});
+		if (run(s->set) != 0)
+			return at(1);
+	}
+	return NULL;
+}
+
+/* They would have the log in use for ever, each beginning before the other has ended. */
+static void who_needs_a_larger_log_gets_it_whoever_else_is_at_it(void **state)
+{
+	struct place *p = here(state);
+	struct stage s = stage_on(p);
+	must(run_mark(&s, 1));
+	stage_of_threads = &s;
+	pthread_t threads[THREADS];
+	atomic_store(&batches_are_done, false);
+	for (uintptr_t i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, run_small_ones, at(i)), 0);
+	nap();
+	redo_configure(2 * RING_SIZE, 0);
+	begin_body();
+	for (int i = 0; i < 6; i++)
+		push((struct batch_operation){.op = BATCH_MEMSET, .addr = s.a, .length = FILE_SIZE, .argument = 5});
+	must(run(s.set));
+	atomic_store(&batches_are_done, true);
+	for (int i = 0; i < THREADS; i++) {
+		void *rc;
+		assert_int_equal(pthread_join(threads[i], &rc), 0);
+		assert_null(rc);
+	}
+	redo_configure(RING_SIZE, 0);
 	leave(&s);
 }
 
@@ -1629,6 +1702,7 @@ int main(int argc, char **argv)
 			ON_EACH(what_it_cannot_be_is_refused),
 			ON_EACH(a_range_or_a_file_that_is_not_there_leaves_everything_as_it_was),
 			ON_EACH(a_whole_record_is_applied_and_once_is_as_good_as_twice),
+			ON_EACH(a_log_is_durable_before_it_is_applied),
 			ON_EACH(a_record_torn_at_any_byte_is_none),
 			ONCE(sums_are_those_of_the_document),
 			ON_EACH(a_record_of_another_log_is_none),
@@ -1639,6 +1713,7 @@ int main(int argc, char **argv)
 			ON_EACH(another_file_gets_it_where_it_is_adopted),
 			ON_EACH(many_at_once_are_each_whole),
 			ON_EACH(who_is_waited_for_does_not_wait),
+			ON_EACH(who_needs_a_larger_log_gets_it_whoever_else_is_at_it),
 			ON_EACH(a_log_that_somebody_removes_is_made_anew),
 			ON_EACH(a_full_disk_is_said_before_anything_is_done),
 			ON_EACH(a_volume_that_is_read_only_is_left_as_it_is),
