@@ -115,9 +115,11 @@ export class Service {
   }
 
   async #restore (onProgress: (progress: Progress) => void): Promise<Restored> {
+    const isNew = this.#progress === undefined
     const unfinished = await this.#undoIntents()
     await this.#restoreSets(onProgress)
-    this.#progress = undefined
+    // Of a new one, somebody may be replacing the catalog by now.
+    if (!isNew) this.#progress = undefined
     return { unavailable: this.sets.unavailable(), unfinished }
   }
 

@@ -193,8 +193,8 @@ export class Upload {
     const durability = this.#isFlushedLater ? 'none' : this.#writing.durability
     this.#set.context.engine.writePieces(this.#set.handle, addr, chunks, durability).then((reached) => {
       this.#reached = together(this.#reached, reached)
-      if (this.#ownsChunks) free(chunks)
       this.#pieceDone(piece, piece.length)
+      if (this.#ownsChunks) free(chunks)
     }, (error: unknown) => {
       this.#fail(error)
       this.#pieceDone(piece, writtenAt(error, false))

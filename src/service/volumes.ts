@@ -16,7 +16,8 @@ export class Volumes {
   readonly #engine: Engine
   readonly #limits: Limits
   readonly #open = new Map<string, OpenVolume>()
-  #waits = false
+  /** Whether there may be any that waits for a file. */
+  #waits = true
 
   constructor (engine: Engine, volumes: readonly VolumeConfig[], limits: Limits) {
     this.#engine = engine
