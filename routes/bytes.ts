@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What is said of octets in header fields, for the routes that read and write them.
+import { IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { ServiceError } from '../src/errors.js'
 import type { Reading } from '../src/service/memory.js'
@@ -16,6 +17,11 @@ export function sendBytes (reply: FastifyReply, reading: Reading | Promise<Readi
   const { bytes } = reading
   describeBytes(reply, reading)
   return Buffer.isBuffer(bytes) ? reply.send(bytes) : reply.sendDownload(bytes)
+}
+
+/** Whether a body comes from a socket: an injected one is made of the injector's own buffers. */
+export function isReceived (request: FastifyRequest): boolean {
+  return request.raw instanceof IncomingMessage
 }
 
 export function contentLength (request: FastifyRequest): number | undefined {

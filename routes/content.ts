@@ -7,7 +7,7 @@ import { ServiceError } from '../src/errors.js'
 import { ConditionalBytes, count, durabilityParameter, partId, ref, setId, Written, type Durability } from '../src/schemas.js'
 import { extent } from '../src/service/parts.js'
 import type { Service } from '../src/service/service.js'
-import { contentLength, describeBytes, digestsOf, refuseHeader, sendBytes } from './bytes.js'
+import { contentLength, describeBytes, digestsOf, isReceived, refuseHeader, sendBytes } from './bytes.js'
 import { expectedBy } from './etag.js'
 import { ACCESS_CODES, WRITE_CODES, WRITE_DESCRIPTION } from './memory.js'
 import { operation } from './operation.js'
@@ -124,7 +124,7 @@ export default async function content (app: FastifyInstance, { service }: { serv
     const { start, size } = extent(set, request.params.part)
     const { from, ...how } = target(request, size)
     const room = { bytes: size - from, refuse: () => outOfRange(size) }
-    const write = service.memory.beginWrite(set, { start: start + BigInt(from), ...how, durability: request.query.durability, digests: digestsOf(request), room }, expectedBy(request))
+    const write = service.memory.beginWrite(set, { start: start + BigInt(from), ...how, durability: request.query.durability, digests: digestsOf(request), isReceived: isReceived(request), room }, expectedBy(request))
     request.acceptBody()
     return await write(request.raw)
   })

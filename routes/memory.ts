@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ServiceError } from '../src/errors.js'
 import { address, Conditional, ConditionalBytes, durabilityParameter, length, Ranges, ref, setId, Written, type ByteRange, type Durability } from '../src/schemas.js'
 import type { Service } from '../src/service/service.js'
-import { contentLength, digestsOf, sendBytes } from './bytes.js'
+import { contentLength, digestsOf, isReceived, sendBytes } from './bytes.js'
 import { expectedBy } from './etag.js'
 import { operation } from './operation.js'
 
@@ -58,7 +58,7 @@ export default async function memory (app: FastifyInstance, { service }: { servi
     preValidation: refuseContentRange
   }, async (request) => {
     const { addr, durability } = request.query
-    const writing = { start: BigInt(addr), length: contentLength(request), durability, digests: digestsOf(request) }
+    const writing = { start: BigInt(addr), length: contentLength(request), durability, digests: digestsOf(request), isReceived: isReceived(request) }
     const write = service.memory.beginWrite(service.sets.get(request.params.set), writing, expectedBy(request))
     request.acceptBody()
     return await write(request.raw)

@@ -10,7 +10,7 @@ const CREATES = ['never', 'if_needed', 'exclusive', 'always']
 
 /** Neither mapped, made nor looked at. */
 async function notAllowed (t: Test, opened: Opened, path: string): Promise<void> {
-  const before = readdirSync(opened.dir, { recursive: true }).sort()
+  const before = entries(opened.dir)
   const members = { retryable: false, number: undefined }
   const requests: Array<[string, string, object?]> = CREATES.map((create) => ['POST', '/sets/s/parts', { source: { type: 'file', path, create }, length: PAGE }])
   if (path !== '') requests.push(['GET', `/volumes/default/probe?path=${encodeURIComponent(path)}`])
@@ -18,7 +18,12 @@ async function notAllowed (t: Test, opened: Opened, path: string): Promise<void>
     const problem = await refused(t, opened, request, 403, 'PATH_NOT_ALLOWED', members)
     for (const text of [JSON.stringify(problem), ...opened.lines]) t.notOk(text.includes(opened.dir) || text.includes('secret'), 'neither reply nor log tells where the volume is')
   }
-  t.same(readdirSync(opened.dir, { recursive: true }).sort(), before)
+  t.same(entries(opened.dir), before)
+}
+
+/** All that is beneath it, links as such: one leads to the open files of this process, and from there back. */
+function entries (dir: string): string[] {
+  return readdirSync(dir, { recursive: true, withFileTypes: true }).map(({ parentPath, name }) => join(parentPath, name)).sort()
 }
 
 async function scene (t: Test): Promise<Opened> {
@@ -44,12 +49,12 @@ t.test('paths that are wrong as text', async (t) => {
 
 t.test('names that no file can have, and what is no file', async (t) => {
   const opened = await scene(t)
-  const before = readdirSync(opened.dir, { recursive: true }).sort()
+  const before = entries(opened.dir)
   for (const [path, code] of [['x'.repeat(300), 'ENAMETOOLONG'], [`sub/${'x'.repeat(256)}`, 'ENAMETOOLONG'], ['ä'.repeat(128), 'ENAMETOOLONG'], ['a/b', 'ENOTDIR'], ['sub', 'PMEMSET_E_INVALID_PMEM2_SOURCE']] as const) {
     for (const create of CREATES) await refused(t, opened, ['POST', '/sets/s/parts', { source: { type: 'file', path, create }, length: PAGE }], 422, code)
     await refused(t, opened, ['GET', `/volumes/default/probe?path=${encodeURIComponent(path)}`], 422, code)
   }
-  t.same(readdirSync(opened.dir, { recursive: true }).sort(), before)
+  t.same(entries(opened.dir), before)
   for (const log of opened.lines) t.notOk(log.includes(opened.dir), log)
 })
 

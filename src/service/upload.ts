@@ -3,7 +3,6 @@
 // A body on its way into memory. Its chunks are gathered by reference into pieces, and each piece is one call of the engine's on another thread, while the
 // next is received. Behind the writer finished windows are flushed already, so that little is left to do when the body ends.
 import { createHash, type Hash } from 'node:crypto'
-import { IncomingMessage } from 'node:http'
 import type { Readable } from 'node:stream'
 import { MessageChannel } from 'node:worker_threads'
 import type { Durability, Persistence, Written as EngineWritten } from '../engine/engine.js'
@@ -39,6 +38,8 @@ export interface Writing {
   room?: { bytes: number, refuse: () => ServiceError } | undefined
   /** So many bytes have to come. */
   exactly?: number
+  /** Its chunks were made for it by a socket, and are nobody else's. */
+  isReceived?: boolean
 }
 
 interface Piece {
@@ -82,8 +83,6 @@ export class Upload {
   readonly #hashes: Hash[]
   /** At page granularity: flushed later, all of it. Else a store flushes its lines itself. */
   readonly #isFlushedLater: boolean
-  /** Node has made them for this body. What is injected, without a socket, is the caller's. */
-  #ownsChunks = false
   #chunks: Buffer[] = []
   #gathered = 0
   #received = 0
@@ -107,7 +106,6 @@ export class Upload {
   }
 
   async take (body: Readable): Promise<Written> {
-    this.#ownsChunks = body instanceof IncomingMessage
     try {
       await this.#receive(body)
       return await this.#finish()
@@ -194,7 +192,7 @@ export class Upload {
     this.#set.context.engine.writePieces(this.#set.handle, addr, chunks, durability).then((reached) => {
       this.#reached = together(this.#reached, reached)
       this.#pieceDone(piece, piece.length)
-      if (this.#ownsChunks) free(chunks)
+      if (this.#writing.isReceived === true) free(chunks)
     }, (error: unknown) => {
       this.#fail(error)
       this.#pieceDone(piece, writtenAt(error, false))
