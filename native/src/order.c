@@ -246,6 +246,22 @@ void order_keep(struct hold *hold)
 	pthread_mutex_unlock(&lock);
 }
 
+void order_widen(struct hold *hold, struct hold *wider)
+{
+	put_in_order(wider);
+	pthread_mutex_lock(&lock);
+	struct extent *before = hold->at;
+	hold->at = wider->at;
+	hold->count = wider->count;
+	hold->capacity = wider->capacity;
+	if (hold->state == HOLD_WAITS)
+		append(hold);
+	hold->state = HOLD_KEPT;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	free(before);
+}
+
 void order_release(struct hold *hold)
 {
 	if (own == hold)

@@ -64,6 +64,8 @@ int hold_add(struct hold *hold, struct file *file, uint64_t offset, uint64_t len
 int order_hold(struct hold *hold, struct pmemset_error *e);
 /* Stores there, and holds, are refused from now on and do not wait. A hold that is new is taken at once, whatever else is held. */
 void order_keep(struct hold *hold);
+/* The same with what `wider` has in the place of its own, and no moment in between; wider's memory is the hold's from then on. */
+void order_widen(struct hold *hold, struct hold *wider);
 void order_release(struct hold *hold);
 /* The thread's own stores wait for its hold as everybody's do. */
 void order_disown(void);

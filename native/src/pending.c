@@ -38,36 +38,34 @@ void pending_free(struct pending *p)
 
 /* ---- the files of a record ---- */
 
-/* The record's entries of one file are held too. */
-static int hold_row(struct pending *p, uint32_t row)
+/* What the hold needs for the record's entries of one file. */
+static int add_row(const struct pending *p, uint32_t row, struct hold *hold)
 {
 	struct record_entry entry;
 	const char *ignored;
 	int rc = 0;
 	for (uint64_t at = 0; rc == 0 && record_next(&p->record, &at, &entry, &ignored);)
 		if (entry.file == row)
-			rc = hold_add(&p->hold, p->files[row], entry.offset, entry.length);
+			rc = hold_add(hold, p->files[row], entry.offset, entry.length);
 	return rc;
 }
 
 static int bind(struct pending *p, uint32_t row, struct file *file, struct pmemset_error *e)
 {
-	if (p->hold.state != HOLD_WAITS)
-		order_release(&p->hold);
+	struct hold wider = {0};
+	int rc = 0;
 	p->files[row] = file;
-	file_hold(file);
-	int rc = hold_row(p, row);
+	for (uint32_t i = 0; rc == 0 && i < p->file_count; i++)
+		if (p->files[i] != NULL)
+			rc = add_row(p, i, &wider);
 	if (rc != 0) {
 		p->files[row] = NULL;
-		file_release(file);
-		p->hold.count = 0; /* and again, what there was memory for before */
-		for (uint32_t i = 0; i < p->file_count; i++)
-			if (p->files[i] != NULL)
-				(void)hold_row(p, i);
-		error_set(e, rc, "no memory for a record");
+		free(wider.at);
+		return error_set(e, rc, "no memory for a record");
 	}
-	order_keep(&p->hold);
-	return rc;
+	file_hold(file);
+	order_widen(&p->hold, &wider);
+	return 0;
 }
 
 int pending_attach(struct pending *p, struct file *file, struct pmemset_error *e)

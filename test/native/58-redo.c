@@ -1124,6 +1124,45 @@ static void who_needs_a_larger_log_gets_it_whoever_else_is_at_it(void **state)
 	leave(&s);
 }
 
+/* Until it is recovered: answers how often it was let in. */
+static void *store_where_it_waits(void *arg)
+{
+	const struct stage *s = stage_of_threads;
+	struct ffi_written w;
+	struct pmemset_error e;
+	uint64_t stored = 0;
+	(void)arg;
+	while (!atomic_load(&batches_are_done))
+		stored += ffi_write(s->set, s->a + AT_A, "x", 1, FFI_DURABILITY_NONE, &w, &e) == 0;
+	return at(stored);
+}
+
+static void what_waits_for_one_file_is_held_in_the_other_all_the_while(void **state)
+{
+	struct place *p = here(state);
+	struct stage s = stage_on(p);
+	stage_of_threads = &s;
+	must(run_mark(&s, 1));
+	for (uint64_t i = 0; i < scaled(200); i++) {
+		uint64_t before = retired(&s);
+		must(run_mark(&s, 2));
+		leave(&s);
+		write_log(&s, RETIRED_AT, &before, sizeof(before));
+		open_volume(&s);
+		s.a = must_map(s.set, &s.v, "a", (struct ffi_part_spec){.length = FILE_SIZE}).addr;
+		pthread_t thread;
+		void *stored;
+		atomic_store(&batches_are_done, false);
+		assert_int_equal(pthread_create(&thread, NULL, store_where_it_waits, NULL), 0);
+		s.b = must_map(s.set, &s.v, "b", (struct ffi_part_spec){.length = FILE_SIZE}).addr;
+		atomic_store(&batches_are_done, true);
+		assert_int_equal(pthread_join(thread, &stored), 0);
+		assert_int_equal((intptr_t)stored, 0);
+		recover(&s, 1, 0);
+	}
+	leave(&s);
+}
+
 /* ---- a medium that refuses ---- */
 
 static int fail_log_syncs, fail_a_syncs, fail_renames; /* so many of them */
@@ -1714,6 +1753,7 @@ int main(int argc, char **argv)
 			ON_EACH(many_at_once_are_each_whole),
 			ON_EACH(who_is_waited_for_does_not_wait),
 			ON_EACH(who_needs_a_larger_log_gets_it_whoever_else_is_at_it),
+			ON_EACH(what_waits_for_one_file_is_held_in_the_other_all_the_while),
 			ON_EACH(a_log_that_somebody_removes_is_made_anew),
 			ON_EACH(a_full_disk_is_said_before_anything_is_done),
 			ON_EACH(a_volume_that_is_read_only_is_left_as_it_is),
