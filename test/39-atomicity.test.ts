@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Batches that are all or nothing: what they take, what a crash leaves of them, and what becomes of those that wait for a file. test/native/58 has every
-// byte and every system call; here it is the service.
+// byte, and 65 every system call; here it is the service.
 import { closeSync, existsSync, openSync, readFileSync, renameSync, statSync, truncateSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
