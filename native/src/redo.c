@@ -38,8 +38,8 @@ struct redo_log {
 	bool stale;	     /* it has to be written anew before it takes anything */
 	bool loaded;	     /* what is kept was read from its ring, and is all that is there */
 	bool retiring;
-	unsigned growing;	 /* who waits for a larger one: nobody else begins, or it would never be out of use */
-	unsigned busy;		 /* records that commit or apply */
+	uint64_t came, went; /* of those who want room: whoever came first is the next, as small ones would never leave a large one its room */
+	unsigned busy;	     /* records that commit or apply */
 	struct pending *records; /* of the ring, in order */
 	struct pending *kept;	 /* in order */
 };
@@ -286,6 +286,23 @@ static int check_usable(const struct redo_log *log, struct pmemset_error *e)
 }
 
 /* Under the lock, which it may let go of: there is a log, and it has room. */
+static int get_room(struct redo_log *log, uint64_t size, struct pmemset_error *e)
+{
+	for (;;) {
+		int rc = check_usable(log, e);
+		if (rc != 0)
+			return rc;
+		log->stale |= !logfile_has_its_name(&log->file);
+		/* One that was made for less stays as it is where there is no space for more. */
+		if ((log->stale || size > log->file.ring_size) && !in_use(log) && (rc = write_anew(log, e)) != 0)
+			return rc;
+		if (!log->stale && log->tail - log->head + size <= log->file.ring_size)
+			return 0;
+		pthread_cond_wait(&log->changed, &log->lock);
+	}
+}
+
+/* The same, once whoever came before has it. */
 static int wait_for_room(struct redo_log *log, uint64_t size, struct pmemset_error *e)
 {
 	if (size > redo_record_max()) {
@@ -294,25 +311,11 @@ static int wait_for_room(struct redo_log *log, uint64_t size, struct pmemset_err
 		e->value = redo_record_max();
 		return e->code;
 	}
-	bool counted = false;
-	int rc;
-	while ((rc = check_usable(log, e)) == 0) {
-		log->stale |= !logfile_has_its_name(&log->file);
-		/* One that was made for less stays as it is where there is no space for more. */
-		bool grows = size > log->file.ring_size;
-		if ((log->stale || grows) && !in_use(log) && (rc = write_anew(log, e)) != 0)
-			break;
-		grows = size > log->file.ring_size;
-		log->growing += (unsigned)grows - (unsigned)counted;
-		if (counted && !grows)
-			pthread_cond_broadcast(&log->changed);
-		counted = grows;
-		if (!log->stale && log->growing == 0 && log->tail - log->head + size <= log->file.ring_size)
-			break;
+	uint64_t mine = log->came++;
+	while (log->went != mine)
 		pthread_cond_wait(&log->changed, &log->lock);
-	}
-	log->growing -= counted;
-	if (counted)
+	int rc = get_room(log, size, e);
+	if (++log->went != log->came)
 		pthread_cond_broadcast(&log->changed);
 	return rc;
 }

@@ -267,6 +267,74 @@ static void *run_small_ones(void *arg)
 	return NULL;
 }
 
+struct fill {
+	uint64_t addr, length;
+	int times, i;
+	_Atomic pid_t thread;
+};
+
+static void *fill_there(void *arg)
+{
+	struct fill *f = arg;
+	atomic_store(&f->thread, gettid());
+	begin_body();
+	for (int i = 0; i < f->times; i++)
+		push((struct batch_operation){.op = BATCH_MEMSET, .addr = f->addr, .length = f->length, .argument = 9});
+	int rc = run(stage_of_threads->set);
+	atomic_store(&finished[f->i], true);
+	return at((uint64_t)rc);
+}
+
+/* For room, as nothing else that it does sleeps so long; or until it is done. */
+static void wait_until_it_waits(const struct fill *f)
+{
+	char path[64];
+	char state = 'R';
+	for (int asleep = 0; asleep < 5 && !atomic_load(&finished[f->i]); asleep = state == 'S' ? asleep + 1 : 0) {
+		nap();
+		(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)atomic_load(&f->thread));
+		FILE *stat = atomic_load(&f->thread) == 0 ? NULL : fopen(path, "r");
+		if (stat == NULL)
+			continue;
+		assert_int_equal(fscanf(stat, "%*[^)]) %c", &state), 1);
+		(void)fclose(stat);
+	}
+}
+
+/* Small ones that take what room there is would leave a large one none for as long as they come. */
+static void who_waits_for_room_is_not_overtaken(void **state)
+{
+	struct place *p = here(state);
+	struct stage s = stage_on(p);
+	must(run_mark(&s, 1));
+	know_paths(&s);
+	stage_of_threads = &s;
+	assert_int_equal(sem_init(&arrived, 0, 0) | sem_init(&go_on, 0, 0), 0);
+	atomic_store(&syncs_until_halt, 1);
+	memset((void *)finished, 0, sizeof(finished));
+	before_call = halt_at_write_to_a;
+	/* More than half of the log, the same, and little. */
+	struct fill fills[] = {{s.a, FILE_SIZE, 3, 0, 0}, {s.b + PAGE, FILE_SIZE - PAGE, 5, 1, 0}, {s.b, 8, 1, 2, 0}};
+	pthread_t threads[3];
+	assert_int_equal(pthread_create(&threads[0], NULL, fill_there, at((uintptr_t)&fills[0])), 0);
+	while (sem_wait(&arrived) != 0)
+		;
+	for (int i = 1; i < 3; i++) {
+		assert_int_equal(pthread_create(&threads[i], NULL, fill_there, at((uintptr_t)&fills[i])), 0);
+		wait_until_it_waits(&fills[i]);
+	}
+	bool overtaken = atomic_load(&finished[2]);
+	assert_int_equal(sem_post(&go_on), 0);
+	for (int i = 0; i < 3; i++) {
+		void *rc;
+		assert_int_equal(pthread_join(threads[i], &rc), 0);
+		assert_int_equal((intptr_t)rc, 0);
+	}
+	before_call = NULL;
+	assert_false(overtaken);
+	leave(&s);
+}
+
 /* They would have the log in use for ever, each beginning before the other has ended. */
 static void who_needs_a_larger_log_gets_it_whoever_else_is_at_it(void **state)
 {
@@ -344,6 +412,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest of_pages[] = {
 			ON_EACH(stores_to_its_bytes_wait_and_others_do_not),
 			ON_EACH(it_waits_for_a_store_that_has_begun),
+			ON_EACH(who_waits_for_room_is_not_overtaken),
 	};
 	return stage_run(argc, argv, "redo, waits", TESTS(tests), TESTS(of_pages));
 }
