@@ -31,7 +31,7 @@ const TOOLS = {
   memcheck: ['--leak-check=full', '--show-leak-kinds=definite,possible', '--errors-for-leak-kinds=definite,possible', '--track-fds=yes'],
   helgrind: ['--tool=helgrind', '--track-lockorders=yes', `--suppressions=${join(ROOT, 'test', 'native', 'helgrind.supp')}`]
 }
-const THREADED = ['10-index', '40-access', '43-batch', '46-failures', '50-remove', '55-restore', '60-many', '70-threads', '95-libpmemset']
+const THREADED = ['10-index', '40-access', '43-batch', '46-failures', '50-remove', '55-restore', '60-many', '61-redo-waits', '70-threads', '95-libpmemset']
 // memcheck writes tables for all of the arena that the engine takes by itself, for minutes, and is then out of memory.
 const OWN_ARENA = 'it begins with the engine\'s own arena, which is too large for memcheck\'s tables'
 const LEFT_OUT = { '96-installed': OWN_ARENA, '97-replay': OWN_ARENA, '98-replay-cache-line': OWN_ARENA, '99-bench': OWN_ARENA }
