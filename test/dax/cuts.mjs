@@ -182,11 +182,13 @@ async function writeAndCut (machine, world, last) {
   while (failures.length === 0 && (Date.now() < until || !enough())) {
     await new Promise((resolve) => setTimeout(resolve, world.some(1, 30)))
   }
-  await last()
+  const failed = failures.length > 0
+  const log = failed ? `the service ${await machine.lives() ? 'lives' : 'is gone'}: ${await machine.log()}` : ''
+  if (!failed) await last()
   now.writing = false
   await machine.cut()
   await Promise.all(everybody)
-  if (failures.length > 0) throw failures[0]
+  if (failures.length > 0) throw new Error(`${failures.length} of the writers failed; ${log}`, { cause: failures[0] })
   world.looseWrites += now.loose
 }
 

@@ -8,6 +8,7 @@
  * A case that fails does not stop the ones behind it, but where its machine is gone.
  */
 import fs from 'node:fs'
+import { inspect } from 'node:util'
 import { cuts } from './cuts.mjs'
 import { faults } from './faults.mjs'
 import { logged } from './logged.mjs'
@@ -29,7 +30,7 @@ async function check (name, work) {
     return true
   } catch (error) {
     totals.failed++
-    console.log(`FAILED: ${name} (${seconds()}): ${error instanceof SetupError ? error.message : error.stack}`)
+    console.log(`FAILED: ${name} (${seconds()}): ${error instanceof SetupError ? error.message : inspect(error)}`) // with its causes, of which a stack tells nothing
     return false
   }
 }
