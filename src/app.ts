@@ -55,6 +55,8 @@ export async function buildShell ({ config, log, version, tokens: known, progres
     clientErrorHandler: createParserErrorHandler(log, replies),
     // STOPPING is ours to say, as a problem document.
     return503OnClosing: false,
+    // A machine that is busy takes its time to load what a plugin needs, and that is no reason to give up.
+    pluginTimeout: 0,
     routerOptions: { querystringParser: parseQuery, maxParamLength: PARAMETER_CHARS_MAX }
   })
   await app.register(problems, { log })

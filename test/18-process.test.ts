@@ -9,6 +9,7 @@ import { once } from 'node:events'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { ask, folder, listening, MAIN, run, type Json } from './process.js'
+import { shell } from './shell.js'
 
 async function occupied (t: Test, path?: string): Promise<Server> {
   const server = createServer()
@@ -123,6 +124,11 @@ t.test('SIGTERM lets what is under way end', async (t) => {
   reply.resume()
   t.equal(await ended, 0, said())
   t.equal(readFileSync(join(dir, 'data', 'f')).subarray(0, 5).toString(), 'under')
+})
+
+t.test('a start is not given up because it takes its time', async (t) => {
+  const { app } = await shell(t)
+  t.equal(app.initialConfig.pluginTimeout, 0)
 })
 
 t.test('what Node makes for each tick has the shape of what is kept of it', async (t) => {
