@@ -306,14 +306,28 @@ static void degrade(struct file *file, uint64_t at, int why)
 	}
 }
 
+static void cut_round(struct dirt *dirt, const struct flush *round)
+{
+	for (const struct flush *f = round; dirt->count > 0 && f != NULL; f = f->next)
+		for (size_t i = 0; i < f->count; i++)
+			dirt_cut(dirt, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
+}
+
+static bool has_other_dirt(const struct file *file, const struct flush *round)
+{
+	struct dirt left;
+	dirt_copy(&left, &file->dirt);
+	cut_round(&left, round);
+	return left.count > 0;
+}
+
 /* What the round vouches for is no dirt any more. */
 static void vouch(struct file *file, const struct flush *round, bool whole)
 {
-	for (const struct flush *f = round; !whole && file->in_round.count > 0 && f != NULL; f = f->next)
-		for (size_t i = 0; i < f->count; i++)
-			dirt_cut(&file->in_round, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
-	if (!whole)
+	if (!whole) {
+		cut_round(&file->in_round, round);
 		dirt_join(&file->dirt, &file->in_round);
+	}
 	file->in_round.count = 0;
 }
 
@@ -360,7 +374,7 @@ static void run_round(struct file *file)
 	uint64_t stores = file->stores;
 	bool whole = false;
 	if (rc == 0) {
-		bool dirty = stores != file->clean;
+		bool dirty = has_other_dirt(file, round);
 		begin_round(file);
 		pthread_mutex_unlock(&file->lock);
 		rc = flush_round(file, round, dirty, &whole);

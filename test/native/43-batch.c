@@ -589,6 +589,41 @@ static void each_of_many_writes_has_an_outcome_of_its_own(void **state)
 	delete_set(set);
 }
 
+/* ---- of the page cache ---- */
+
+/* Two durable writes that share a round. */
+static bool are_flushed_by_range(uint64_t set, uint64_t addr)
+{
+	struct ffi_counters before;
+	struct ffi_counters after;
+	struct ffi_write rows[] = {
+			{.set = set, .addr = addr, .length = 4, .durability = FFI_DURABILITY_PERSISTED},
+			{.set = set, .addr = addr + 2 * PAGE, .length = 4, .durability = FFI_DURABILITY_PERSISTED},
+	};
+	struct pmemset_error errs[2];
+	ffi_counters(&before);
+	assert_int_equal(ffi_write_many(rows, 2, "abcd", 4, errs), 0);
+	ffi_counters(&after);
+	assert_int_equal(after.flushes_of_ranges + after.flushes_of_files, before.flushes_of_ranges + before.flushes_of_files + 1);
+	return after.flushes_of_ranges > before.flushes_of_ranges;
+}
+
+/* A flush of the file is one, and of ranges one each; but of somebody else's dirt nobody asked to have it flushed. */
+static void what_was_flushed_by_range_is_in_nobodys_way(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_written written;
+	make_file(p, "flushed", 4 * PAGE, 0);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 64 * MIB);
+	uint64_t addr = must_map(set, p, "flushed", (struct ffi_part_spec){.length = 4 * PAGE}).addr;
+	assert_false(are_flushed_by_range(set, addr));
+	must(ffi_write(set, addr + PAGE, "none", 4, FFI_DURABILITY_NONE, &written, &err));
+	assert_true(are_flushed_by_range(set, addr));
+	must(ffi_persist(set, (uint64_t[]){addr + PAGE, 4}, 1, FFI_DURABILITY_PERSISTED, &written, &err));
+	assert_false(are_flushed_by_range(set, addr));
+	delete_set(set);
+}
+
 static void a_flush_that_fails_fails_the_writes_of_its_file_alone(void **state)
 {
 	(void)state;
@@ -659,6 +694,8 @@ static void a_batch_whose_flush_fails_says_that_nothing_is_durable(void **state)
 	close_disk(&d);
 }
 
+#define OF_PAGES 4 /* ON_EACH is two */
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -673,14 +710,15 @@ int main(int argc, char **argv)
 			ON_EACH(where_it_would_wait_nothing_is_done),
 			ONCE(atomics_through_aliases_of_one_word_lose_nothing),
 			ON_EACH(each_of_many_writes_has_an_outcome_of_its_own),
-			/* Of the page cache's flushes, so these two are last and left out elsewhere. */
+			/* Of the page cache, so these are last and left out elsewhere. */
+			ON_EACH(what_was_flushed_by_range_is_in_nobodys_way),
 			ONCE(a_flush_that_fails_fails_the_writes_of_its_file_alone),
 			ONCE(a_batch_whose_flush_fails_says_that_nothing_is_durable),
 	};
 	size_t count = sizeof(tests) / sizeof(tests[0]);
 	if (argc > 1 && strcmp(argv[1], "cache_line") == 0) {
 		granularity = FFI_GRANULARITY_CACHE_LINE;
-		return scene_run("batch", tests, count - 2, granularity);
+		return scene_run("batch", tests, count - OF_PAGES, granularity);
 	}
 	return scene_run("batch", tests, count, FFI_GRANULARITY_UNSET);
 }
