@@ -21,7 +21,7 @@
  */
 #define RANGES_APART 64u
 
-#define ZEROS_SIZE (1u << 20)
+#define FOLIO_SIZE (UINT64_C(32) << 10) /* of one write; file.h says why */
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *buckets[BUCKETS];
@@ -633,17 +633,27 @@ int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, st
 	return rc;
 }
 
+int64_t file_put(int fd, const void *bytes, uint64_t length, uint64_t offset)
+{
+	uint64_t room = FOLIO_SIZE - offset % FOLIO_SIZE;
+	ssize_t wrote;
+	do
+		wrote = pwrite(fd, bytes, length < room ? length : room, (off_t)offset);
+	while (wrote < 0 && errno == EINTR);
+	return wrote > 0 ? wrote : wrote == 0 ? -ENOSPC : -errno;
+}
+
 int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e)
 {
 	uint64_t since = file_losses(file);
 	int rc = check_within(file, length, offset, e);
 	uint64_t n = 0;
 	while (rc == 0 && n < length) {
-		ssize_t wrote = pwrite(file->fd, buf + n, length - n, (off_t)(offset + n));
-		if (wrote > 0)
+		int64_t wrote = file_put(file->fd, buf + n, length - n, offset + n);
+		if (wrote < 0)
+			rc = refused((int)-wrote, e);
+		else
 			n += (uint64_t)wrote;
-		else if (wrote == 0 || errno != EINTR)
-			rc = refused(wrote == 0 ? ENOSPC : errno, e);
 	}
 	if (n > 0)
 		(void)file_soil(file, offset, n, since);
@@ -654,22 +664,14 @@ int file_write(struct file *file, const char *buf, uint64_t length, uint64_t off
 
 static int write_zeros(int fd, uint64_t from, uint64_t to)
 {
-	void *zeros = calloc(1, ZEROS_SIZE);
-	if (zeros == NULL)
-		return ENOMEM;
-	int rc = 0;
-	while (from < to && rc == 0) {
-		size_t n = to - from < ZEROS_SIZE ? (size_t)(to - from) : ZEROS_SIZE;
-		ssize_t wrote = pwrite(fd, zeros, n, (off_t)from);
-		if (wrote > 0)
-			from += (uint64_t)wrote;
-		else if (wrote == 0)
-			rc = ENOSPC;
-		else if (errno != EINTR)
-			rc = errno;
+	static const char zeros[FOLIO_SIZE];
+	while (from < to) {
+		int64_t wrote = file_put(fd, zeros, to - from < FOLIO_SIZE ? to - from : FOLIO_SIZE, from);
+		if (wrote < 0)
+			return (int)-wrote;
+		from += (uint64_t)wrote;
 	}
-	free(zeros);
-	return rc;
+	return 0;
 }
 
 /* Not posix_fallocate: glibc's falls back to writing into blocks that others may be writing. */

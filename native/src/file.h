@@ -110,6 +110,13 @@ int file_flush_whole(struct file *file, const struct flush_range *ranges, size_t
 int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e);
 int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e);
 
+/*
+ * Some of the bytes, from the first on, at the offset: how many, at least one, or -errno. The kernel keeps what comes in one write in one
+ * folio of the page cache, and each small write to it walks all its blocks, and so does its flush: of 64 bytes in a folio of 1 MiB the two
+ * took 22 us of the CPU, of 32 KiB 6 (ext4, Linux 6.18). So no more is written at once than up to the next multiple of that.
+ */
+int64_t file_put(int fd, const void *bytes, uint64_t length, uint64_t offset);
+
 /* fsync of a directory, or of a file that nobody else has, whatever signals come; errno. */
 int file_sync(int fd);
 

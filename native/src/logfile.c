@@ -58,11 +58,9 @@ static int write_at(const struct logfile *f, uint64_t offset, const char *bytes,
 			if (!guarded_store(stores, f->map + offset, bytes, n, PMEM2_F_MEM_NONTEMPORAL))
 				return persist_failed(EIO, e);
 		} else {
-			ssize_t wrote = pwrite(f->file->fd, bytes, n, (off_t)offset);
-			if (wrote < 0 && errno == EINTR)
-				continue;
-			if (wrote <= 0)
-				return persist_failed(wrote < 0 ? errno : ENOSPC, e);
+			int64_t wrote = file_put(f->file->fd, bytes, n, offset);
+			if (wrote < 0)
+				return persist_failed((int)-wrote, e);
 			n = (uint64_t)wrote;
 		}
 		offset += n;

@@ -119,10 +119,8 @@ static void measure(const struct pending *p, struct row *rows)
 static bool write_whole(const struct file *file, const char *bytes, uint64_t length, uint64_t offset)
 {
 	while (length > 0) {
-		ssize_t wrote = pwrite(file->fd, bytes, length, (off_t)offset);
-		if (wrote < 0 && errno == EINTR)
-			continue;
-		if (wrote <= 0)
+		int64_t wrote = file_put(file->fd, bytes, length, offset);
+		if (wrote < 0)
 			return false;
 		bytes += wrote;
 		length -= (uint64_t)wrote;

@@ -13,7 +13,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 /* mincore tells of so many pages in one call, on the stack. */
@@ -196,39 +195,22 @@ int segment_check_flushes(const struct segment *s, struct pmemset_error *e)
 
 /* ---- write ---- */
 
-/* The same memory over and over, to fill with: so many times that size are a chunk. */
 #define FILL_SIZE 16384u
-#define FILL_PIECES 64
 
-/* From buf, or where that is NULL, from one that is filled with the byte. */
-static ssize_t write_some(const struct segment *s, uint64_t n, const char *buf, unsigned char byte)
-{
-	if (buf != NULL)
-		return pwrite(s->file->fd, buf + n, s->length - n, (off_t)(s->offset + n));
-	unsigned char same[FILL_SIZE];
-	struct iovec pieces[FILL_PIECES];
-	uint64_t left = s->length - n < CHUNK_SIZE ? s->length - n : CHUNK_SIZE;
-	memset(same, byte, left < FILL_SIZE ? left : FILL_SIZE);
-	int count = 0;
-	for (; left > 0; count++) {
-		size_t size = left < FILL_SIZE ? left : FILL_SIZE;
-		pieces[count] = (struct iovec){same, size};
-		left -= size;
-	}
-	return pwritev(s->file->fd, pieces, count, (off_t)(s->offset + n));
-}
-
+/* From buf, or where that is NULL, from memory that is filled with the byte. */
 static int write_pages(const struct segment *s, const char *buf, unsigned char byte, uint64_t *done, struct pmemset_error *e)
 {
+	char same[FILL_SIZE];
+	if (buf == NULL)
+		memset(same, byte, s->length < FILL_SIZE ? s->length : FILL_SIZE);
 	for (uint64_t n = 0; n < s->length;) {
-		ssize_t wrote = write_some(s, n, buf, byte);
-		if (wrote > 0) {
-			n += (uint64_t)wrote;
-			*done += (uint64_t)wrote;
-		} else if (wrote == 0 || errno != EINTR) {
-			int why = wrote == 0 ? ENOSPC : errno;
-			return error_sys(e, 0, why, "write: %s", strerror(why));
-		}
+		uint64_t left = s->length - n;
+		int64_t wrote = buf ? file_put(s->file->fd, buf + n, left, s->offset + n)
+				    : file_put(s->file->fd, same, left < FILL_SIZE ? left : FILL_SIZE, s->offset + n);
+		if (wrote < 0)
+			return error_sys(e, 0, (int)-wrote, "write: %s", strerror((int)-wrote));
+		n += (uint64_t)wrote;
+		*done += (uint64_t)wrote;
 	}
 	return 0;
 }

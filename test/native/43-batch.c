@@ -624,6 +624,55 @@ static void what_was_flushed_by_range_is_in_nobodys_way(void **state)
 	delete_set(set);
 }
 
+static _Atomic uint64_t largest_write;
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
+
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
+{
+	if (size > largest_write)
+		largest_write = size;
+	return __real_pwrite(fd, buf, size, offset);
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
+
+/* As the kernel keeps it together, and a small write to it then costs as much as all of it has blocks. */
+static void a_large_store_is_many_writes(void **state)
+{
+	struct place *p = here(state);
+	struct ffi_written written;
+	const uint64_t size = MIB;
+	make_file(p, "large", size + PAGE, 0);
+	uint64_t set = new_set(FFI_COALESCING_NONE, 64 * MIB);
+	uint64_t addr = must_map(set, p, "large", (struct ffi_part_spec){.length = size + PAGE}).addr;
+	char *bytes = malloc(size);
+	char *seen = malloc(size);
+	assert_true(bytes != NULL && seen != NULL);
+	for (uint64_t i = 0; i < size; i++)
+		bytes[i] = (char)byte_of(7, i);
+	largest_write = 0;
+	must(ffi_write(set, addr + 100, bytes, size, FFI_DURABILITY_NONE, &written, &err));
+	assert_int_equal(written.bytes, size);
+	assert_in_range(largest_write, 4096, 32768);
+	must(ffi_read(set, addr + 100, seen, size, 0, &err));
+	assert_memory_equal(seen, bytes, size);
+	struct body b = new_body();
+	push(&b, (struct batch_operation){.op = BATCH_MEMSET, .addr = addr + 100, .length = size, .argument = 0x5a});
+	seal(&b, FFI_DURABILITY_NONE);
+	largest_write = 0;
+	assert_int_equal(run(set, &b, false).rc, 0);
+	assert_in_range(largest_write, 4096, 32768);
+	must(ffi_read(set, addr + 100, seen, size, 0, &err));
+	memset(bytes, 0x5a, size);
+	assert_memory_equal(seen, bytes, size);
+	drop(&b);
+	free(bytes);
+	free(seen);
+	delete_set(set);
+}
+
 static void a_flush_that_fails_fails_the_writes_of_its_file_alone(void **state)
 {
 	(void)state;
@@ -694,7 +743,7 @@ static void a_batch_whose_flush_fails_says_that_nothing_is_durable(void **state)
 	close_disk(&d);
 }
 
-#define OF_PAGES 4 /* ON_EACH is two */
+#define OF_PAGES 6 /* ON_EACH is two */
 
 int main(int argc, char **argv)
 {
@@ -712,6 +761,7 @@ int main(int argc, char **argv)
 			ON_EACH(each_of_many_writes_has_an_outcome_of_its_own),
 			/* Of the page cache, so these are last and left out elsewhere. */
 			ON_EACH(what_was_flushed_by_range_is_in_nobodys_way),
+			ON_EACH(a_large_store_is_many_writes),
 			ONCE(a_flush_that_fails_fails_the_writes_of_its_file_alone),
 			ONCE(a_batch_whose_flush_fails_says_that_nothing_is_durable),
 	};

@@ -21,7 +21,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
 static uint32_t granularity = FFI_GRANULARITY_PAGE;
 
@@ -240,13 +239,11 @@ static void synced(int fd)
 }
 
 ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
-ssize_t __real_pwritev(int fd, const struct iovec *pieces, int count, off_t offset);
 int __real_fdatasync(int fd);
 int __real_fsync(int fd);
 int __real_msync(void *addr, size_t size, int flags);
 int __real_fallocate(int fd, int mode, off_t offset, off_t size);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
-ssize_t __wrap_pwritev(int fd, const struct iovec *pieces, int count, off_t offset);
 int __wrap_fdatasync(int fd);
 int __wrap_fsync(int fd);
 int __wrap_msync(void *addr, size_t size, int flags);
@@ -255,13 +252,6 @@ int __wrap_fallocate(int fd, int mode, off_t offset, off_t size);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
 {
 	ssize_t done = __real_pwrite(fd, buf, size, offset);
-	wrote(fd, (uint64_t)offset, done > 0 ? (uint64_t)done : 0);
-	return done;
-}
-
-ssize_t __wrap_pwritev(int fd, const struct iovec *pieces, int count, off_t offset)
-{
-	ssize_t done = __real_pwritev(fd, pieces, count, offset);
 	wrote(fd, (uint64_t)offset, done > 0 ? (uint64_t)done : 0);
 	return done;
 }

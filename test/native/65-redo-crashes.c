@@ -29,13 +29,13 @@ static int die_before(enum call call, int fd)
 	return 0;
 }
 
-static void die_after(enum call call, int fd, uint64_t at_, const struct iovec *iov, int count)
+static void die_after(enum call call, int fd, uint64_t at_, const void *bytes, size_t size)
 {
 	(void)call;
 	(void)fd;
 	(void)at_;
-	(void)iov;
-	(void)count;
+	(void)bytes;
+	(void)size;
 	if (!dies_before && --calls_until_death == 0)
 		(void)raise(SIGKILL);
 }
@@ -142,7 +142,7 @@ static int image_of(int fd)
 	return 0;
 }
 
-static void record_event(enum call call, int fd, uint64_t at_, const struct iovec *iov, int count)
+static void record_event(enum call call, int fd, uint64_t at_, const void *bytes, size_t size)
 {
 	struct event ev = {.from = at_};
 	if (call == RENAMEAT)
@@ -155,23 +155,17 @@ static void record_event(enum call call, int fd, uint64_t at_, const struct iove
 				: at_ >= recorded->alias && at_ < recorded->alias + FILE_SIZE ? recorded->alias
 											      : recorded->a;
 		ev.from = (at_ - base) & ~(PAGE - 1);
-		ev.to = (at_ - base + iov->iov_len + PAGE - 1) & ~(PAGE - 1);
+		ev.to = (at_ - base + size + PAGE - 1) & ~(PAGE - 1);
 	} else if (call == FDATASYNC || call == FSYNC) {
 		ev.sync = true;
 		ev.file = image_of(fd);
 		ev.to = UINT64_MAX;
 	} else {
 		ev.file = image_of(fd);
-		ev.to = at_;
-		for (int i = 0; i < count; i++)
-			ev.to += iov[i].iov_len;
-		ev.bytes = malloc(ev.to - ev.from + 1);
+		ev.to = at_ + size;
+		ev.bytes = malloc(size + 1);
 		assert_non_null(ev.bytes);
-		uint64_t n = 0;
-		for (int i = 0; i < count; i++) {
-			memcpy(ev.bytes + n, iov[i].iov_base, iov[i].iov_len);
-			n += iov[i].iov_len;
-		}
+		memcpy(ev.bytes, bytes, size);
 	}
 	events[event_count++] = ev;
 }

@@ -41,7 +41,7 @@ int stage_run(int argc, char **argv, const char *group, struct test_list tests, 
 /* ---- the engine's calls ---- */
 
 int (*before_call)(enum call call, int fd);
-void (*after_call)(enum call call, int fd, uint64_t at, const struct iovec *iov, int count);
+void (*after_call)(enum call call, int fd, uint64_t at, const void *bytes, size_t size);
 const void *msync_at;
 int64_t allocations_left = -1;
 bool allocation_failed;
@@ -53,11 +53,11 @@ static bool refused(enum call call, int fd)
 	return why != 0;
 }
 
-static void was_made(enum call call, int fd, uint64_t at, const struct iovec *iov, int count)
+static void was_made(enum call call, int fd, uint64_t at, const void *bytes, size_t size)
 {
 	int keep = errno;
 	if (after_call != NULL)
-		after_call(call, fd, at, iov, count);
+		after_call(call, fd, at, bytes, size);
 	errno = keep;
 }
 
@@ -71,7 +71,6 @@ static bool allocation_fails(void)
 
 /* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
-ssize_t __real_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
 int __real_fdatasync(int fd);
 int __real_fsync(int fd);
 int __real_msync(void *addr, size_t size, int flags);
@@ -80,7 +79,6 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *old, size_t size);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
 int __wrap_fdatasync(int fd);
 int __wrap_fsync(int fd);
 int __wrap_msync(void *addr, size_t size, int flags);
@@ -94,16 +92,7 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
 	if (refused(PWRITE, fd))
 		return -1;
 	ssize_t n = __real_pwrite(fd, buf, size, offset);
-	was_made(PWRITE, fd, (uint64_t)offset, &(struct iovec){at((uintptr_t)buf), size}, 1);
-	return n;
-}
-
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
-{
-	if (refused(PWRITEV, fd))
-		return -1;
-	ssize_t n = __real_pwritev(fd, iov, count, offset);
-	was_made(PWRITEV, fd, (uint64_t)offset, iov, count);
+	was_made(PWRITE, fd, (uint64_t)offset, buf, size);
 	return n;
 }
 
@@ -131,7 +120,7 @@ int __wrap_msync(void *addr, size_t size, int flags)
 	if (refused(MSYNC, -1))
 		return -1;
 	int rc = __real_msync(addr, size, flags);
-	was_made(MSYNC, -1, (uint64_t)(uintptr_t)addr, &(struct iovec){addr, size}, 1);
+	was_made(MSYNC, -1, (uint64_t)(uintptr_t)addr, addr, size);
 	return rc;
 }
 

@@ -15,8 +15,6 @@
 
 #include "batch.h"
 
-#include <sys/uio.h>
-
 /* ---- a program ---- */
 
 struct test_list {
@@ -37,11 +35,11 @@ extern const char *granularity_name;
 
 /* ---- the engine's calls ---- */
 
-enum call { PWRITE, PWRITEV, FDATASYNC, FSYNC, MSYNC, RENAMEAT };
+enum call { PWRITE, FDATASYNC, FSYNC, MSYNC, RENAMEAT };
 
 /* Asked before each call, in any thread; an errno makes it fail. And behind each that was made. */
 extern int (*before_call)(enum call call, int fd);
-extern void (*after_call)(enum call call, int fd, uint64_t at, const struct iovec *iov, int count);
+extern void (*after_call)(enum call call, int fd, uint64_t at, const void *bytes, size_t size);
 extern const void *msync_at; /* of one that is asked about */
 
 /* Behind so many that succeed, one fails; -1: none does. */
