@@ -2,13 +2,12 @@
 //
 // H8: many writes of 64 bytes in one request, beside redis-benchmark with as many SETs on their way. Each batch is made durable; Redis does that on the disk only.
 import { execFile } from 'node:child_process'
-import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { encodeBatch } from '../../src/batch.js'
 import { brings, compare, exchange, http, installed, resp, type Bench, type Contestant, type Keep, type Row, type Scene } from './measure.js'
 import { redis } from './peers.js'
-import { LOAD_CORE, mapFile, service, type Server } from './server.js'
-import { record, WRITE_BYTES, wholeFile } from './writes.js'
+import { fillFile, LOAD_CORE, service, type Server } from './server.js'
+import { record, WRITE_BYTES } from './writes.js'
 
 const MIB = 1024 * 1024
 const PLACES = MIB / WRITE_BYTES
@@ -62,9 +61,8 @@ async function benchmark (server: Server, depth: number): Promise<Contestant> {
 
 async function open (count: number, form: 'binary' | 'json', medium: Medium, depths: readonly number[], bench: Bench, keep: Keep): Promise<Scene> {
   const dir = keep.directory(bench[medium])
-  wholeFile(join(dir, 'batches.bin'), MIB)
   const ours = keep.server(await service(dir, medium === 'memory' ? { PMEMSETD_SIMULATE: 'cache_line' } : {}))
-  const addr = await mapFile(ours, 'batches.bin', medium === 'memory' ? 'cache_line' : 'page')
+  const addr = await fillFile(ours, 'batches.bin', MIB, medium === 'memory' ? 'cache_line' : 'page')
   const server = installed('redis-benchmark') ? await redis(bench, keep, medium === 'disk') : 'redis-benchmark is not installed'
   const peers: Scene['peers'] = {}
   for (const depth of depths) peers[`redis-benchmark -P ${depth}`] = typeof server === 'string' ? server : await benchmark(server, depth)

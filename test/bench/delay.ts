@@ -6,8 +6,8 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { manyMaps } from './lookups.js'
 import { http, keeping, line, slice, spread, type Bench, type Contestant, type Line, type Row } from './measure.js'
-import { call, service, type Server } from './server.js'
-import { record, wholeFile } from './writes.js'
+import { call, fillPart, service, type Server } from './server.js'
+import { record } from './writes.js'
 
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -44,16 +44,15 @@ async function delays (bench: Bench): Promise<Delays> {
     const streams = (bench.isSmoke ? 4 * MIB : STREAM_BYTES) / bodyBytes
     const body = randomBytes(bodyBytes)
     for (const name of ['down.bin', 'up.bin']) writeFileSync(join(memory, name), body)
-    wholeFile(join(disk, 'writes.bin'), pages * PAGE)
     const ours = keep.server(await service(disk, { PMEMSETD_VOLUMES: `default=${disk},memory=${memory}` }))
     const lookup = await manyMaps(ours, bench.isSmoke ? 10 : 1000)
     await call(ours, 'POST', '/sets', { id: 'bench', requiredGranularity: 'page' })
-    const [down, up, small] = [await part(ours, 'memory', 'down.bin'), await part(ours, 'memory', 'up.bin'), await part(ours, 'default', 'writes.bin')]
+    const [down, up, small] = [await part(ours, 'memory', 'down.bin'), await part(ours, 'memory', 'up.bin'), await fillPart(ours, 'writes.bin', pages * PAGE)]
     const contestant = (requests: Buffer[], connections: number): Contestant => ({ servers: [ours], port: ours.port, protocol: 'http', requests, connections, sleeps: true })
 
     const lookups = contestant([http('GET', lookup)], 1)
     const polls = contestant([http('GET', '/livez')], 1)
-    const writers = contestant(Array.from({ length: pages }, (_, i) => http('PUT', `/sets/bench/memory?addr=0x${(BigInt(small) + BigInt(i * PAGE)).toString(16)}`, record(i))), WRITERS)
+    const writers = contestant(Array.from({ length: pages }, (_, i) => http('PUT', `/sets/bench/memory?addr=0x${(small + BigInt(i * PAGE)).toString(16)}`, record(i))), WRITERS)
     const quiet = await slice({ ...bench, seconds: bench.isSmoke ? 0.2 : 5 }, lookups)
 
     const streaming = new AbortController()

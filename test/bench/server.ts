@@ -115,6 +115,8 @@ export async function start ({ command, env = () => ({}), path }: Start): Promis
   }
 }
 
+const FILL_BYTES = 16 * 1024 * 1024
+
 /** The service as it is shipped, over one volume. */
 export async function service (volume: string, settings: Record<string, string> = {}): Promise<Server> {
   return await start({
@@ -138,4 +140,23 @@ export async function mapFile (server: Server, path: string, requiredGranularity
   await call(server, 'POST', '/sets', { id: 'bench', requiredGranularity })
   const part = await call(server, 'POST', '/sets/bench/parts', { source: { type: 'file', path } })
   return BigInt(part.addr as string)
+}
+
+/**
+ * A part of the set `bench`, all of a new file that the service has filled: its blocks are on the disk, no hole and no unwritten extent among them, so that
+ * a write there is a write and nothing else. Its address.
+ */
+export async function fillPart (server: Server, path: string, length: number): Promise<bigint> {
+  const part = await call(server, 'POST', '/sets/bench/parts', { id: path, source: { type: 'file', path, create: 'exclusive' }, length })
+  for (let offset = 0; offset < length; offset += FILL_BYTES) {
+    const body = Buffer.alloc(Math.min(FILL_BYTES, length - offset), 0xa5)
+    const { ok } = await fetch(`${server.url}/sets/bench/parts/${path}/content?offset=${offset}`, { method: 'PUT', headers: { 'content-type': 'application/octet-stream' }, body })
+    if (!ok) throw new Error(`${path} was not filled`)
+  }
+  return BigInt(part.addr as string)
+}
+
+export async function fillFile (server: Server, path: string, length: number, requiredGranularity = 'page'): Promise<bigint> {
+  await call(server, 'POST', '/sets', { id: 'bench', requiredGranularity })
+  return await fillPart(server, path, length)
 }

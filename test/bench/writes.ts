@@ -2,11 +2,9 @@
 //
 // H6 and H7: durable writes of 64 bytes, at page granularity on a disk and at cache-line granularity on a tmpfs.
 import { createHash } from 'node:crypto'
-import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs'
-import { join } from 'node:path'
 import { brings, compare, exchange, http, resp, type Bench, type Contestant, type Goal, type Keep, type Row, type Scene } from './measure.js'
 import { etcd, nginx, redis, store } from './peers.js'
-import { mapFile, service, type Server } from './server.js'
+import { fillFile, service, type Server } from './server.js'
 
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -16,15 +14,6 @@ const CHECKED = 8
 /** What is written at the place of a number: the same each time, so that it can be known again. */
 export function record (index: number): Buffer {
   return createHash('sha512').update(String(index)).digest()
-}
-
-/** A file that is on the disk, no hole and no unwritten extent in it: a write there is a write and nothing else. */
-export function wholeFile (path: string, bytes: number): void {
-  const fd = openSync(path, 'w')
-  const piece = Buffer.alloc(MIB)
-  for (let at = 0; at < bytes; at += MIB) writeSync(fd, piece, 0, Math.min(MIB, bytes - at))
-  fsyncSync(fd)
-  closeSync(fd)
 }
 
 interface Places {
@@ -51,9 +40,8 @@ async function open (places: Places, wanted: readonly string[], bench: Bench, ke
   const peers: Scene['peers'] = {}
 
   const dir = keep.directory(bench.disk)
-  wholeFile(join(dir, 'writes.bin'), Math.max(places.count * places.stride, MIB))
   const ours = keep.server(await service(dir))
-  const addr = await mapFile(ours, 'writes.bin')
+  const addr = await fillFile(ours, 'writes.bin', Math.max(places.count * places.stride, MIB))
   const place = (index: number): string => `/sets/bench/memory?addr=0x${(addr + BigInt(index * places.stride)).toString(16)}`
 
   if (wanted.includes('Redis')) {
@@ -115,9 +103,8 @@ async function openCacheLine (bench: Bench, keep: Keep): Promise<Scene> {
   const places = { count: bench.isSmoke ? 64 : MIB / WRITE_BYTES, stride: WRITE_BYTES }
   const indices = Array.from({ length: places.count }, (_, i) => i)
   const dir = keep.directory(bench.memory)
-  wholeFile(join(dir, 'writes.bin'), MIB)
   const ours = keep.server(await service(dir, { PMEMSETD_SIMULATE: 'cache_line' }))
-  const addr = await mapFile(ours, 'writes.bin', 'cache_line')
+  const addr = await fillFile(ours, 'writes.bin', MIB, 'cache_line')
   const place = (index: number): string => `/sets/bench/memory?addr=0x${(addr + BigInt(index * places.stride)).toString(16)}`
   const putting = async (durability: string): Promise<Contestant> => await seen(places,
     { servers: [ours], port: ours.port, protocol: 'http', requests: indices.map((i) => http('PUT', `${place(i)}&durability=${durability}`, record(i))) },
