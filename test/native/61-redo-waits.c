@@ -17,22 +17,61 @@
 
 /* ---- who waits for whom ---- */
 
-static sem_t arrived, go_on;
-static _Atomic int syncs_until_halt;
+static struct stage *stage_of_threads;
 static _Atomic bool finished[3];
 
-/* The log's word is about to be made durable: everything is applied, and nothing is retired. */
-static int halt_at_retirement(enum call call, int fd)
+/* One thread is halted in a call, until it is let go on. */
+static sem_t arrived, go_on;
+static _Atomic int calls_until_halt;
+
+static void halt_in_turn(bool is_such_a_call)
 {
-	if (call == FDATASYNC && is_file(fd, path_of_log) && atomic_fetch_sub(&syncs_until_halt, 1) == 1) {
-		(void)sem_post(&arrived);
-		while (sem_wait(&go_on) != 0)
-			;
-	}
+	if (!is_such_a_call || atomic_fetch_sub(&calls_until_halt, 1) != 1)
+		return;
+	(void)sem_post(&arrived);
+	while (sem_wait(&go_on) != 0)
+		;
+}
+
+/* The second time, the log's word is about to be made durable: everything is applied, and nothing is retired. */
+static int halt_at_flush_of_log(enum call call, int fd)
+{
+	halt_in_turn(call == FDATASYNC && is_file(fd, path_of_log));
 	return 0;
 }
 
-static struct stage *stage_of_threads;
+static int halt_at_write_to_a(enum call call, int fd)
+{
+	halt_in_turn(call == PWRITE && is_file(fd, path_of_a));
+	return 0;
+}
+
+/* From its nth such call on. */
+static void begin_halting(struct stage *s, int (*at_call)(enum call call, int fd), int nth)
+{
+	must(run_mark(s, 1));
+	know_paths(s);
+	stage_of_threads = s;
+	memset((void *)finished, 0, sizeof(finished));
+	assert_int_equal(sem_init(&arrived, 0, 0) | sem_init(&go_on, 0, 0), 0);
+	atomic_store(&calls_until_halt, nth);
+	before_call = at_call;
+}
+
+static void wait_until_halted(void)
+{
+	while (sem_wait(&arrived) != 0)
+		;
+}
+
+static void join_all(const pthread_t *threads, int count)
+{
+	for (int i = 0; i < count; i++) {
+		void *rc;
+		assert_int_equal(pthread_join(threads[i], &rc), 0);
+		assert_int_equal((intptr_t)rc, 0);
+	}
+}
 
 static void *run_mark_there(void *arg)
 {
@@ -64,20 +103,12 @@ static void stores_to_its_bytes_wait_and_others_do_not(void **state)
 {
 	struct place *p = here(state);
 	struct stage s = stage_on(p);
-	must(run_mark(&s, 1));
-	know_paths(&s);
-	stage_of_threads = &s;
-	assert_int_equal(sem_init(&arrived, 0, 0) | sem_init(&go_on, 0, 0), 0);
-	atomic_store(&syncs_until_halt, 2);
-	memset((void *)finished, 0, sizeof(finished));
-	before_call = halt_at_retirement;
+	begin_halting(&s, halt_at_flush_of_log, 2);
 	pthread_t batch;
 	pthread_t threads[3];
 	const struct writer writers[] = {{s.a + AT_A, 0}, {s.alias + AT_A + 1, 1}, {s.a + AT_A + IN_A, 2}};
-	void *rc;
 	assert_int_equal(pthread_create(&batch, NULL, run_mark_there, NULL), 0);
-	while (sem_wait(&arrived) != 0)
-		;
+	wait_until_halted();
 	assert_int_equal(mark_of(&s), 7);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, write_there, at((uintptr_t)&writers[i])), 0);
@@ -85,8 +116,7 @@ static void stores_to_its_bytes_wait_and_others_do_not(void **state)
 	unsigned char byte;
 	must(ffi_read(s.set, s.a + AT_A, &byte, 1, 0, &err));
 	assert_int_equal(byte, 7);
-	assert_int_equal(pthread_join(threads[2], &rc), 0);
-	assert_int_equal((intptr_t)rc, 0);
+	join_all(&threads[2], 1);
 	nap();
 	assert_false(atomic_load(&finished[0]) || atomic_load(&finished[1]));
 	/* Plain batches of small things are tried where nobody may wait. */
@@ -97,54 +127,32 @@ static void stores_to_its_bytes_wait_and_others_do_not(void **state)
 	char reply[64];
 	fails(ffi_batch(s.set, body.bytes, body.size + body.data_size, reply, sizeof(reply), 1, &batch_failed, &batch_err), -EAGAIN);
 	assert_int_equal(sem_post(&go_on), 0);
-	assert_int_equal(pthread_join(batch, &rc), 0);
-	assert_int_equal((intptr_t)rc, 0);
-	for (int i = 0; i < 2; i++) {
-		assert_int_equal(pthread_join(threads[i], &rc), 0);
-		assert_int_equal((intptr_t)rc, 0);
-	}
+	join_all(&batch, 1);
+	join_all(threads, 2);
 	before_call = NULL;
 	must(ffi_read(s.set, s.a + AT_A + 1, &byte, 1, 0, &err));
 	assert_int_equal(byte, 0x63);
 	leave(&s);
 }
 
-static int halt_at_write_to_a(enum call call, int fd)
-{
-	if (call == PWRITE && is_file(fd, path_of_a) && atomic_fetch_sub(&syncs_until_halt, 1) == 1) {
-		(void)sem_post(&arrived);
-		while (sem_wait(&go_on) != 0)
-			;
-	}
-	return 0;
-}
-
 static void it_waits_for_a_store_that_has_begun(void **state)
 {
 	struct place *p = here(state);
 	struct stage s = stage_on(p);
-	must(run_mark(&s, 1));
-	know_paths(&s);
-	stage_of_threads = &s;
-	assert_int_equal(sem_init(&arrived, 0, 0) | sem_init(&go_on, 0, 0), 0);
-	atomic_store(&syncs_until_halt, 1);
-	before_call = halt_at_write_to_a;
+	begin_halting(&s, halt_at_write_to_a, 1);
 	pthread_t batch;
 	pthread_t thread;
 	const struct writer writer = {s.a + AT_A, 0};
-	void *rc;
 	assert_int_equal(pthread_create(&thread, NULL, write_there, at((uintptr_t)&writer)), 0);
-	while (sem_wait(&arrived) != 0)
-		;
+	wait_until_halted();
 	uint64_t position = retired(&s);
 	assert_int_equal(pthread_create(&batch, NULL, run_mark_there, NULL), 0);
 	nap();
 	assert_int_equal(mark_of(&s), 1);
 	assert_int_equal(retired(&s), position);
 	assert_int_equal(sem_post(&go_on), 0);
-	assert_int_equal(pthread_join(batch, &rc), 0);
-	assert_int_equal((intptr_t)rc, 0);
-	assert_int_equal(pthread_join(thread, &rc), 0);
+	join_all(&batch, 1);
+	join_all(&thread, 1);
 	before_call = NULL;
 	assert_int_equal(mark_of(&s), 7);
 	leave(&s);
@@ -191,11 +199,7 @@ static void many_at_once_are_each_whole(void **state)
 	for (uintptr_t i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, run_many, at(i)), 0);
 	assert_int_equal(pthread_create(&threads[THREADS], NULL, write_many_times, &s), 0);
-	for (int i = 0; i <= THREADS; i++) {
-		void *rc;
-		assert_int_equal(pthread_join(threads[i], &rc), 0);
-		assert_null(rc);
-	}
+	join_all(threads, THREADS + 1);
 	/* What each has copied was whole. */
 	unsigned char seen[64];
 	must(ffi_read(s.set, s.b, seen, sizeof(seen), 0, &err));
@@ -306,30 +310,19 @@ static void who_waits_for_room_is_not_overtaken(void **state)
 {
 	struct place *p = here(state);
 	struct stage s = stage_on(p);
-	must(run_mark(&s, 1));
-	know_paths(&s);
-	stage_of_threads = &s;
-	assert_int_equal(sem_init(&arrived, 0, 0) | sem_init(&go_on, 0, 0), 0);
-	atomic_store(&syncs_until_halt, 1);
-	memset((void *)finished, 0, sizeof(finished));
-	before_call = halt_at_write_to_a;
+	begin_halting(&s, halt_at_write_to_a, 1);
 	/* More than half of the log, the same, and little. */
 	struct fill fills[] = {{s.a, FILE_SIZE, 3, 0, 0}, {s.b + PAGE, FILE_SIZE - PAGE, 5, 1, 0}, {s.b, 8, 1, 2, 0}};
 	pthread_t threads[3];
 	assert_int_equal(pthread_create(&threads[0], NULL, fill_there, at((uintptr_t)&fills[0])), 0);
-	while (sem_wait(&arrived) != 0)
-		;
+	wait_until_halted();
 	for (int i = 1; i < 3; i++) {
 		assert_int_equal(pthread_create(&threads[i], NULL, fill_there, at((uintptr_t)&fills[i])), 0);
 		wait_until_it_waits(&fills[i]);
 	}
 	bool overtaken = atomic_load(&finished[2]);
 	assert_int_equal(sem_post(&go_on), 0);
-	for (int i = 0; i < 3; i++) {
-		void *rc;
-		assert_int_equal(pthread_join(threads[i], &rc), 0);
-		assert_int_equal((intptr_t)rc, 0);
-	}
+	join_all(threads, 3);
 	before_call = NULL;
 	assert_false(overtaken);
 	leave(&s);
@@ -353,11 +346,7 @@ static void who_needs_a_larger_log_gets_it_whoever_else_is_at_it(void **state)
 		push((struct batch_operation){.op = BATCH_MEMSET, .addr = s.a, .length = FILE_SIZE, .argument = 5});
 	must(run(s.set));
 	atomic_store(&batches_are_done, true);
-	for (int i = 0; i < THREADS; i++) {
-		void *rc;
-		assert_int_equal(pthread_join(threads[i], &rc), 0);
-		assert_null(rc);
-	}
+	join_all(threads, THREADS);
 	redo_configure(RING_SIZE, 0);
 	leave(&s);
 }
