@@ -22,6 +22,7 @@
 #define RANGES_APART 64u
 
 #define FOLIO_SIZE (UINT64_C(32) << 10) /* of one write; file.h says why */
+#define ZEROS_SIZE (1u << 20)
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *buckets[BUCKETS];
@@ -313,8 +314,17 @@ static void cut_round(struct dirt *dirt, const struct flush *round)
 			dirt_cut(dirt, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
 }
 
+/* Asked of a round that either way would do for. */
 static bool has_other_dirt(const struct file *file, const struct flush *round)
 {
+	size_t count = 0;
+	bool whole = false;
+	for (const struct flush *f = round; f != NULL; f = f->next) {
+		whole |= f->whole;
+		count += f->count;
+	}
+	if (whole || count < 2 || count > RANGES_APART)
+		return false;
 	struct dirt left;
 	dirt_copy(&left, &file->dirt);
 	cut_round(&left, round);
@@ -635,7 +645,9 @@ int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, st
 
 int64_t file_put(int fd, const void *bytes, uint64_t length, uint64_t offset)
 {
-	uint64_t room = FOLIO_SIZE - offset % FOLIO_SIZE;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t folio = page > FOLIO_SIZE ? page : FOLIO_SIZE;
+	uint64_t room = folio - offset % folio;
 	ssize_t wrote;
 	do
 		wrote = pwrite(fd, bytes, length < room ? length : room, (off_t)offset);
@@ -662,16 +674,25 @@ int file_write(struct file *file, const char *buf, uint64_t length, uint64_t off
 
 /* ---- size ---- */
 
+/* In large pieces: where this is done, there is mostly no page cache, and each is a step of the journal's. */
 static int write_zeros(int fd, uint64_t from, uint64_t to)
 {
-	static const char zeros[FOLIO_SIZE];
-	while (from < to) {
-		int64_t wrote = file_put(fd, zeros, to - from < FOLIO_SIZE ? to - from : FOLIO_SIZE, from);
-		if (wrote < 0)
-			return (int)-wrote;
-		from += (uint64_t)wrote;
+	void *zeros = calloc(1, ZEROS_SIZE);
+	if (zeros == NULL)
+		return ENOMEM;
+	int rc = 0;
+	while (from < to && rc == 0) {
+		size_t n = to - from < ZEROS_SIZE ? (size_t)(to - from) : ZEROS_SIZE;
+		ssize_t wrote = pwrite(fd, zeros, n, (off_t)from);
+		if (wrote > 0)
+			from += (uint64_t)wrote;
+		else if (wrote == 0)
+			rc = ENOSPC;
+		else if (errno != EINTR)
+			rc = errno;
 	}
-	return 0;
+	free(zeros);
+	return rc;
 }
 
 /* Not posix_fallocate: glibc's falls back to writing into blocks that others may be writing. */

@@ -111,9 +111,10 @@ int file_read(struct file *file, char *buf, uint64_t length, uint64_t offset, st
 int file_write(struct file *file, const char *buf, uint64_t length, uint64_t offset, struct pmemset_error *e);
 
 /*
- * Some of the bytes, from the first on, at the offset: how many, at least one, or -errno. The kernel keeps what comes in one write in one
- * folio of the page cache, and each small write to it walks all its blocks, and so does its flush: of 64 bytes in a folio of 1 MiB the two
- * took 22 us of the CPU, of 32 KiB 6 (ext4, Linux 6.18). So no more is written at once than up to the next multiple of that.
+ * Some of the bytes, of which there are some, from the first on: how many, at least one, or -errno. The kernel keeps what comes in one
+ * write in one folio of the page cache, and each small write to it walks all its blocks, and so does its flush: of 64 bytes in a folio of
+ * 1 MiB the two took 22 us of the CPU, of 32 KiB 6 (ext4, Linux 6.18). So no more is written at once than up to the next multiple of
+ * that, which tears no word.
  */
 int64_t file_put(int fd, const void *bytes, uint64_t length, uint64_t offset);
 

@@ -380,6 +380,7 @@ static void retire(struct redo_log *log)
 			break;
 		}
 		log->head = end;
+		pthread_cond_broadcast(&log->changed);
 		while (log->records != NULL && log->records->end <= end && log->records->state == DONE) {
 			struct pending *p = log->records;
 			log->records = p->next;

@@ -182,13 +182,12 @@ async function writeAndCut (machine, world, last) {
   while (failures.length === 0 && (Date.now() < until || !enough())) {
     await new Promise((resolve) => setTimeout(resolve, world.some(1, 30)))
   }
-  const failed = failures.length > 0
-  const log = failed ? `the service ${await machine.lives() ? 'lives' : 'is gone'}: ${await machine.log()}` : ''
-  if (!failed) await last()
+  if (failures.length === 0) await last()
   now.writing = false
+  const log = failures.length === 0 ? '' : await machine.log().catch(String)
   await machine.cut()
   await Promise.all(everybody)
-  if (failures.length > 0) throw new Error(`${failures.length} of the writers failed; ${log}`, { cause: failures[0] })
+  if (failures.length > 0) throw new Error(`${failures.length} of the writers failed; the service's log: ${log}`, { cause: failures[0] })
   world.looseWrites += now.loose
 }
 
