@@ -138,6 +138,31 @@ t.test('512 MiB in, and private memory stays what it was', async (t) => {
   closeSync(fd)
 })
 
+t.test('the pieces of an upload end where a word does, so that none is torn', async (t) => {
+  const opened = await big(t, 8 * MIB)
+  const { engine } = opened.service.sets.get('s').context
+  const write = engine.writePieces.bind(engine)
+  const ends: bigint[] = []
+  engine.writePieces = (set, addr, pieces, durability) => {
+    ends.push(addr + BigInt(pieces.reduce((sum, { length }) => sum + length, 0)))
+    return write(set, addr, pieces, durability)
+  }
+  t.teardown(() => Reflect.deleteProperty(engine, 'writePieces'))
+  const body = pattern(6 * MIB + 2, 3)
+  const start = BigInt(opened.addr) + 3n
+  const url = `http://127.0.0.1:${opened.port}/sets/s/memory?addr=0x${start.toString(16)}`
+  for (const sent of [body, new Blob([body.subarray(0, 5), body.subarray(5)]).stream()]) {
+    ends.length = 0
+    const reply = await fetch(url, { method: 'PUT', headers: { 'content-type': 'application/octet-stream' }, body: sent, duplex: 'half' })
+    t.equal(reply.status, 200)
+    t.equal((await reply.json() as { bytes: number }).bytes, body.length)
+    t.equal(ends.pop(), start + BigInt(body.length))
+    t.ok(ends.length > 3)
+    t.ok(ends.every((end) => end % 8n === 0n))
+    t.ok(readFileSync(opened.path).subarray(3, 3 + body.length).equals(body))
+  }
+})
+
 t.test('over the boundaries of 2, 4 and 6 GiB', async (t) => {
   const opened = await big(t, 8 * GIB)
   for (const [i, edge] of [GIB, 2 * GIB, 4 * GIB, 6 * GIB].entries()) {

@@ -175,16 +175,16 @@ static int read_range(struct run *run, uint64_t addr, uint64_t length, char *to,
 static int copy_range(struct run *run, const struct batch_operation *op, struct pmemset_error *e)
 {
 	bool backwards = op->addr - op->argument < op->length;
-	uint64_t piece = op->length < CHUNK_SIZE ? op->length : CHUNK_SIZE;
-	char *bounce = malloc(piece ? piece : 1);
+	uint64_t size = op->length < CHUNK_SIZE ? op->length : CHUNK_SIZE;
+	char *bounce = malloc(size ? size : 1);
 	int rc = bounce ? 0 : error_set(e, -ENOMEM, "no memory for a copy");
-	for (uint64_t done = 0; rc == 0 && done < op->length;) {
-		uint64_t n = op->length - done < piece ? op->length - done : piece;
-		uint64_t at = backwards ? op->length - done - n : done;
-		rc = read_range(run, op->argument + at, n, bounce, false, e);
+	for (uint64_t from = op->addr, to = op->addr + op->length; rc == 0 && from < to;) {
+		uint64_t lo = backwards ? chunk_begin(from, to) : from;
+		uint64_t hi = backwards ? to : chunk_end(from, to);
+		rc = read_range(run, op->argument + (lo - op->addr), hi - lo, bounce, false, e);
 		if (rc == 0)
-			rc = storing_write(&run->storing, op->addr + at, bounce, n, store_flags(op), e);
-		done += n;
+			rc = storing_write(&run->storing, lo, bounce, hi - lo, store_flags(op), e);
+		*(backwards ? &to : &from) = backwards ? lo : hi;
 	}
 	free(bounce);
 	return rc;

@@ -973,23 +973,69 @@ int ffi_write(uint64_t set, uint64_t addr, const void *buf, uint64_t length, uin
 	return rc ? give(err, &e) : 0;
 }
 
+/* Where a walk through pieces is. */
+struct walk {
+	const uint64_t *pieces; /* address and length of each */
+	uint64_t count, i, at;
+};
+
+static uint64_t left_of(const struct walk *w)
+{
+	return w->pieces[2 * w->i + 1] - w->at;
+}
+
+static const char *bytes_of(const struct walk *w)
+{
+	return (const char *)(uintptr_t)w->pieces[2 * w->i] + w->at; /* NOLINT(performance-no-int-to-ptr): that is how rows have them */
+}
+
+static void skip_empty(struct walk *w)
+{
+	for (; w->i + 1 < w->count && left_of(w) == 0; w->i++)
+		w->at = 0;
+}
+
+/* The next bytes, which go to addr: of one piece, or where that ends within an aligned word, the word. */
+static const char *next_bytes(struct walk *w, uint64_t addr, char *word, uint64_t *length)
+{
+	skip_empty(w);
+	const char *bytes = bytes_of(w);
+	uint64_t n = left_of(w);
+	uint64_t rest = w->i + 1 < w->count ? (addr + n) % WORD_SIZE : 0;
+	if (rest < n || rest == 0) {
+		*length = n - rest;
+		w->at += *length;
+		return bytes;
+	}
+	for (n = 0; n < WORD_SIZE - addr % WORD_SIZE && left_of(w) > 0; n++, skip_empty(w)) {
+		word[n] = *bytes_of(w);
+		w->at++;
+	}
+	*length = n;
+	return word;
+}
+
 static int write_pieces(struct set *s, uint64_t addr, const uint64_t *pieces, uint64_t count, enum durability durability,
 		struct written *all, struct pmemset_error *e)
 {
+	struct walk walk = {.pieces = pieces, .count = count};
 	uint64_t done = 0;
-	int rc = 0;
-	for (uint64_t i = 0; rc == 0 && i < count; i++) {
+	int rc;
+	do {
 		struct written w;
-		const void *from =
-				(const void *)(uintptr_t)pieces[2 * i]; /* NOLINT(performance-no-int-to-ptr): that is how rows have them */
-		rc = access_write(s, addr + done, from, pieces[2 * i + 1], durability, &w, e);
-		done += rc == 0 ? w.bytes : 0;
-		if (rc == 0)
-			*all = (struct written){.bytes = done,
-					.durability = w.durability,
-					.persistence = i == 0 ? w.persistence : persistence_weaker(all->persistence, w.persistence),
-					.simulated = w.simulated || (i > 0 && all->simulated)};
-	}
+		char word[WORD_SIZE];
+		uint64_t length;
+		const char *bytes = next_bytes(&walk, addr + done, word, &length);
+		rc = access_write(s, addr + done, bytes, length, durability, &w, e);
+		if (rc != 0)
+			break;
+		*all = (struct written){.bytes = done + w.bytes,
+				.durability = w.durability,
+				.persistence = done == 0 ? w.persistence : persistence_weaker(all->persistence, w.persistence),
+				.simulated = w.simulated || (done > 0 && all->simulated)};
+		done += w.bytes;
+		skip_empty(&walk);
+	} while (left_of(&walk) > 0);
 	if (rc != 0) {
 		bool refused = rc == PMEMSET_E_NO_PART_MAPPED || rc == PMEMSET_E_CANNOT_FIND_PART_MAP ||
 			       rc == PMEMSET_E_LENGTH_OUT_OF_RANGE;

@@ -18,6 +18,18 @@
 
 /* A copy that faults leaves a whole chunk undefined, so chunks are small; large enough for libpmem2's non-temporal stores. */
 #define CHUNK_SIZE (UINT64_C(1) << 20)
+#define WORD_SIZE UINT64_C(8) /* never torn where it is aligned, so no copy ends within one before its time */
+
+/* To where the first chunk of [from, to) goes, or from where the last one. */
+static inline uint64_t chunk_end(uint64_t from, uint64_t to)
+{
+	return to - from <= CHUNK_SIZE ? to : (from + CHUNK_SIZE) & ~(WORD_SIZE - 1);
+}
+
+static inline uint64_t chunk_begin(uint64_t from, uint64_t to)
+{
+	return to - from <= CHUNK_SIZE ? from : (to - CHUNK_SIZE + WORD_SIZE - 1) & ~(WORD_SIZE - 1);
+}
 
 /*
  * Install the handler, ignore SIGXFSZ (where nobody else has a use for it) and take libpmem2's functions; once per process. -ENOMEM, or

@@ -205,8 +205,9 @@ static int write_pages(const struct segment *s, const char *buf, unsigned char b
 		memset(same, byte, s->length < FILL_SIZE ? s->length : FILL_SIZE);
 	for (uint64_t n = 0; n < s->length;) {
 		uint64_t left = s->length - n;
+		uint64_t filled = FILL_SIZE - (s->offset + n) % FILL_SIZE;
 		int64_t wrote = buf ? file_put(s->file->fd, buf + n, left, s->offset + n)
-				    : file_put(s->file->fd, same, left < FILL_SIZE ? left : FILL_SIZE, s->offset + n);
+				    : file_put(s->file->fd, same, left < filled ? left : filled, s->offset + n);
 		if (wrote < 0)
 			return error_sys(e, 0, (int)-wrote, "write: %s", strerror((int)-wrote));
 		n += (uint64_t)wrote;
@@ -220,7 +221,7 @@ static int write_lines(struct set *set, const struct segment *s, const char *buf
 {
 	const struct stores *stores = stores_of(set);
 	for (uint64_t n = 0; n < s->length;) {
-		size_t chunk = s->length - n < CHUNK_SIZE ? (size_t)(s->length - n) : CHUNK_SIZE;
+		size_t chunk = (size_t)(chunk_end(s->addr + n, s->addr + s->length) - s->addr - n);
 		bool stored = buf ? guarded_store(stores, at(s->addr + n), buf + n, chunk, flags)
 				  : guarded_fill(stores, at(s->addr + n), byte, chunk, flags);
 		if (!stored)

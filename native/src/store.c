@@ -53,8 +53,8 @@ static int store_piece(struct set *set, const struct store *st, const struct seg
 static struct segment piece_at(struct set *set, uint64_t from, uint64_t to, bool backwards)
 {
 	if (!backwards)
-		return segment_at(set, from, to - from < CHUNK_SIZE ? to : from + CHUNK_SIZE);
-	uint64_t lo = to - from < CHUNK_SIZE ? from : to - CHUNK_SIZE;
+		return segment_at(set, from, chunk_end(from, to));
+	uint64_t lo = chunk_begin(from, to);
 	uint64_t part = atomic_load(&segment_at(set, to - 1, to).part->addr);
 	return segment_at(set, part > lo ? part : lo, to);
 }

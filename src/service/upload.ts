@@ -13,6 +13,8 @@ import type { LiveSet } from './set.js'
 /** Large enough that the call costs nothing beside its bytes. */
 const PIECE_BYTES = 1024 * 1024
 const PIECES_AT_A_TIME = 2
+/** Never torn where it is aligned: no call ends within one before the last. */
+const WORD_BYTES = 8n
 /** What is flushed at a time behind the writer. */
 const WINDOW_BYTES = 16 * 1024 * 1024
 
@@ -67,6 +69,21 @@ nowhere.close()
  */
 function free (chunks: readonly Buffer[]): void {
   nowhere.postMessage(undefined, chunks.filter(({ buffer, byteLength }) => buffer.byteLength === byteLength).map(({ buffer }) => buffer as ArrayBuffer))
+}
+
+/** The last bytes, which are fewer than there are, copied: of what they were in, nothing is kept. */
+function splitEnd (received: readonly Buffer[], left: number): { chunks: Buffer[], rest: Buffer[] } {
+  const chunks = [...received]
+  const rest: Buffer[] = []
+  while (left > 0) {
+    const last = chunks.pop()
+    if (last === undefined) break
+    const kept = Math.max(last.length - left, 0)
+    if (kept > 0) chunks.push(last.subarray(0, kept))
+    rest.unshift(Buffer.from(last.subarray(kept)))
+    left -= last.length - kept
+  }
+  return { chunks, rest }
 }
 
 /** How much of it a write had done; of one call, of which the engine does not tell where its range is refused: nothing. */
@@ -179,20 +196,24 @@ export class Upload {
     if (this.#isFull() && this.#running < PIECES_AT_A_TIME) this.#writePiece()
   }
 
-  #writePiece (): void {
+  /** The end of a word is left for the next piece, unless there is none. */
+  #writePiece (isLast = false): void {
     if (this.#gathered === 0) return
-    const addr = this.#writing.start + BigInt(this.#received - this.#gathered)
-    const chunks = this.#chunks
-    const piece: Piece = { length: this.#gathered }
-    this.#chunks = []
-    this.#gathered = 0
+    const { start, isReceived } = this.#writing
+    const addr = start + BigInt(this.#received - this.#gathered)
+    const received = this.#chunks
+    const left = isLast ? 0 : Number((start + BigInt(this.#received)) % WORD_BYTES)
+    const { chunks, rest } = left === 0 ? { chunks: received, rest: [] } : splitEnd(received, left)
+    const piece: Piece = { length: this.#gathered - left }
+    this.#chunks = rest
+    this.#gathered = left
     this.#pieces.push(piece)
     this.#running++
     const durability = this.#isFlushedLater ? 'none' : this.#writing.durability
     this.#set.context.engine.writePieces(this.#set.handle, addr, chunks, durability).then((reached) => {
       this.#reached = together(this.#reached, reached)
       this.#pieceDone(piece, piece.length)
-      if (this.#writing.isReceived === true) free(chunks)
+      if (isReceived === true) free(received)
     }, (error: unknown) => {
       this.#fail(error)
       this.#pieceDone(piece, writtenAt(error, false))
@@ -265,7 +286,7 @@ export class Upload {
 
   async #writeRest (): Promise<EngineWritten> {
     const { start, durability } = this.#writing
-    this.#writePiece()
+    this.#writePiece(true)
     await this.#settle()
     if (this.#failure !== undefined) throw this.#failure as Error
     this.#checkDigests()

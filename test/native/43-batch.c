@@ -624,7 +624,8 @@ static void what_was_flushed_by_range_is_in_nobodys_way(void **state)
 	delete_set(set);
 }
 
-static _Atomic uint64_t largest_write;
+#define UNIT UINT64_C(32768)
+static _Atomic unsigned writes_across_units, writes_to_within_a_word;
 
 /* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 ssize_t __real_pwrite(int fd, const void *buf, size_t size, off_t offset);
@@ -632,42 +633,64 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset);
 
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t size, off_t offset)
 {
-	if (size > largest_write)
-		largest_write = size;
+	uint64_t end = (uint64_t)offset + size;
+	writes_across_units += (uint64_t)offset / UNIT != (end - 1) / UNIT;
+	writes_to_within_a_word += end % 8 != 0;
 	return __real_pwrite(fd, buf, size, offset);
 }
 /* NOLINTEND(bugprone-reserved-identifier) */
 
-/* As the kernel keeps it together, and a small write to it then costs as much as all of it has blocks. */
-static void a_large_store_is_many_writes(void **state)
+/* As the kernel keeps together what comes in one, and a small write there then costs as much as all of it has blocks. */
+static void a_large_store_is_many_writes_and_tears_no_word(void **state)
 {
 	struct place *p = here(state);
-	struct ffi_written written;
-	const uint64_t size = MIB;
+	const uint64_t size = 2 * MIB + 1;
 	make_file(p, "large", size + PAGE, 0);
 	uint64_t set = new_set(FFI_COALESCING_NONE, 64 * MIB);
-	uint64_t addr = must_map(set, p, "large", (struct ffi_part_spec){.length = size + PAGE}).addr;
+	uint64_t addr = must_map(set, p, "large", (struct ffi_part_spec){.length = (size / PAGE + 1) * PAGE}).addr;
 	char *bytes = malloc(size);
 	char *seen = malloc(size);
 	assert_true(bytes != NULL && seen != NULL);
 	for (uint64_t i = 0; i < size; i++)
 		bytes[i] = (char)byte_of(7, i);
-	largest_write = 0;
-	must(ffi_write(set, addr + 100, bytes, size, FFI_DURABILITY_NONE, &written, &err));
-	assert_int_equal(written.bytes, size);
-	assert_in_range(largest_write, 4096, 32768);
-	must(ffi_read(set, addr + 100, seen, size, 0, &err));
-	assert_memory_equal(seen, bytes, size);
-	struct body b = new_body();
-	push(&b, (struct batch_operation){.op = BATCH_MEMSET, .addr = addr + 100, .length = size, .argument = 0x5a});
-	seal(&b, FFI_DURABILITY_NONE);
-	largest_write = 0;
-	assert_int_equal(run(set, &b, false).rc, 0);
-	assert_in_range(largest_write, 4096, 32768);
-	must(ffi_read(set, addr + 100, seen, size, 0, &err));
-	memset(bytes, 0x5a, size);
-	assert_memory_equal(seen, bytes, size);
-	drop(&b);
+	for (int how = 0; how < 4; how++) {
+		struct ffi_written written;
+		struct body b = new_body();
+		writes_across_units = writes_to_within_a_word = 0;
+		if (how == 0) {
+			must(ffi_write(set, addr + 100, bytes, size, FFI_DURABILITY_NONE, &written, &err));
+			assert_int_equal(written.bytes, size);
+		} else if (how == 1) {
+			const uint64_t at[] = {0, 13, 14, 14, 70015, 70016, size};
+			uint64_t pieces[12];
+			for (int i = 0; i < 6; i++) {
+				pieces[2 * i] = (uint64_t)(uintptr_t)bytes + at[i];
+				pieces[2 * i + 1] = at[i + 1] - at[i];
+			}
+			must(ffi_write_pieces(set, addr + 100, pieces, 6, FFI_DURABILITY_NONE, &written, &err));
+			assert_int_equal(written.bytes, size);
+		} else {
+			push(&b, how == 2 ? (struct batch_operation){.op = BATCH_MEMMOVE,
+							    .addr = addr + 101,
+							    .argument = addr + 100,
+							    .length = size}
+					  : (struct batch_operation){.op = BATCH_MEMSET,
+							    .addr = addr + 101,
+							    .length = size,
+							    .argument = 0x5a});
+			seal(&b, FFI_DURABILITY_NONE);
+			struct outcome o = run(set, &b, false);
+			assert_int_equal(o.rc, 0);
+			free(o.results);
+		}
+		drop(&b);
+		assert_int_equal(writes_across_units, 0);
+		assert_in_range(writes_to_within_a_word, 0, 1); /* the last */
+		must(ffi_read(set, addr + (how < 2 ? 100 : 101), seen, size, 0, &err));
+		if (how == 3)
+			memset(bytes, 0x5a, size);
+		assert_memory_equal(seen, bytes, size);
+	}
 	free(bytes);
 	free(seen);
 	delete_set(set);
@@ -761,7 +784,7 @@ int main(int argc, char **argv)
 			ON_EACH(each_of_many_writes_has_an_outcome_of_its_own),
 			/* Of the page cache, so these are last and left out elsewhere. */
 			ON_EACH(what_was_flushed_by_range_is_in_nobodys_way),
-			ON_EACH(a_large_store_is_many_writes),
+			ON_EACH(a_large_store_is_many_writes_and_tears_no_word),
 			ONCE(a_flush_that_fails_fails_the_writes_of_its_file_alone),
 			ONCE(a_batch_whose_flush_fails_says_that_nothing_is_durable),
 	};
