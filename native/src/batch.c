@@ -184,7 +184,10 @@ static int copy_range(struct run *run, const struct batch_operation *op, struct 
 		rc = read_range(run, op->argument + (lo - op->addr), hi - lo, bounce, false, e);
 		if (rc == 0)
 			rc = storing_write(&run->storing, lo, bounce, hi - lo, store_flags(op), e);
-		*(backwards ? &to : &from) = backwards ? lo : hi;
+		if (backwards)
+			to = lo;
+		else
+			from = hi;
 	}
 	free(bounce);
 	return rc;

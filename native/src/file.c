@@ -249,28 +249,17 @@ static int count_flush(_Atomic uint64_t *kind, uint64_t callers, int rc)
 	return rc;
 }
 
-/*
- * One round, for everybody in it. fdatasync writes all dirt of the file first, everybody's; ranges cost a flush of the disk each. So: one
- * range, or a few beside dirt that nobody asked to have flushed: by range; else the file. Returns errno; *whole: the file was flushed.
- */
-static int flush_round(struct file *file, const struct flush *round, bool dirty, bool *whole)
+/* One round, for everybody in it; errno. */
+static int flush_round(struct file *file, const struct flush *round, bool whole)
 {
-	size_t count = 0;
-	uint64_t callers = 0;
-	*whole = false;
-	for (const struct flush *f = round; f != NULL; f = f->next, callers++) {
-		*whole |= f->whole;
-		count += f->count;
-	}
-	*whole |= count > (dirty ? RANGES_APART : 1);
-	if (*whole)
-		return count_flush(&flushes_of_files, callers, uninterrupted(fdatasync, file->fd));
 	struct flush_range all[RANGES_APART];
 	size_t n = 0;
-	for (const struct flush *f = round; f != NULL; f = f->next)
-		for (size_t i = 0; i < f->count; i++)
+	uint64_t callers = 0;
+	for (const struct flush *f = round; f != NULL; f = f->next, callers++)
+		for (size_t i = 0; !whole && i < f->count; i++)
 			all[n++] = f->ranges[i];
-	return count_flush(&flushes_of_ranges, callers, sync_ranges(all, n));
+	return whole ? count_flush(&flushes_of_files, callers, uninterrupted(fdatasync, file->fd))
+		     : count_flush(&flushes_of_ranges, callers, sync_ranges(all, n));
 }
 
 /* ---- what is known of its stores; under the lock ---- */
@@ -314,8 +303,19 @@ static void cut_round(struct dirt *dirt, const struct flush *round)
 			dirt_cut(dirt, f->ranges[i].offset, f->ranges[i].offset + f->ranges[i].length);
 }
 
-/* Asked of a round that either way would do for. */
 static bool has_other_dirt(const struct file *file, const struct flush *round)
+{
+	struct dirt left;
+	dirt_copy(&left, &file->dirt);
+	cut_round(&left, round);
+	return left.count > 0;
+}
+
+/*
+ * fdatasync writes all dirt of the file first, everybody's; ranges cost a flush of the disk each. So: one range, or a few beside dirt that
+ * nobody asked to have flushed: by range; else the file.
+ */
+static bool is_of_file(const struct file *file, const struct flush *round)
 {
 	size_t count = 0;
 	bool whole = false;
@@ -323,12 +323,7 @@ static bool has_other_dirt(const struct file *file, const struct flush *round)
 		whole |= f->whole;
 		count += f->count;
 	}
-	if (whole || count < 2 || count > RANGES_APART)
-		return false;
-	struct dirt left;
-	dirt_copy(&left, &file->dirt);
-	cut_round(&left, round);
-	return left.count > 0;
+	return whole || count > RANGES_APART || (count > 1 && !has_other_dirt(file, round));
 }
 
 /* What the round vouches for is no dirt any more. */
@@ -384,10 +379,10 @@ static void run_round(struct file *file)
 	uint64_t stores = file->stores;
 	bool whole = false;
 	if (rc == 0) {
-		bool dirty = has_other_dirt(file, round);
+		whole = is_of_file(file, round);
 		begin_round(file);
 		pthread_mutex_unlock(&file->lock);
-		rc = flush_round(file, round, dirty, &whole);
+		rc = flush_round(file, round, whole);
 		pthread_mutex_lock(&file->lock);
 		file->running = false;
 		if (rc != 0) {

@@ -7,6 +7,7 @@
 
 #include "batch.h"
 #include "error.h"
+#include "guard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -589,6 +590,30 @@ static void each_of_many_writes_has_an_outcome_of_its_own(void **state)
 	delete_set(set);
 }
 
+/* What is stored through the mapping goes by these, and so does what the functions of C copy, from either end. */
+static void chunks_end_where_a_word_does(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 2000; i++) {
+		uint64_t from = PAGE + chance(64);
+		uint64_t to = from + 1 + chance(i % 2 ? 64 : 4 * MIB);
+		uint64_t up = from;
+		for (uint64_t end; up < to; up = end) {
+			end = chunk_end(up, to);
+			assert_in_range(end, up + 1, up + CHUNK_SIZE);
+			assert_true(end == to || end % 8 == 0);
+		}
+		assert_int_equal(up, to);
+		uint64_t down = to;
+		for (uint64_t begin; down > from; down = begin) {
+			begin = chunk_begin(from, down);
+			assert_in_range(begin, down > CHUNK_SIZE ? down - CHUNK_SIZE : 0, down - 1);
+			assert_true(begin == from || begin % 8 == 0);
+		}
+		assert_int_equal(down, from);
+	}
+}
+
 /* ---- of the page cache ---- */
 
 /* Two durable writes that share a round. */
@@ -782,6 +807,7 @@ int main(int argc, char **argv)
 			ON_EACH(where_it_would_wait_nothing_is_done),
 			ONCE(atomics_through_aliases_of_one_word_lose_nothing),
 			ON_EACH(each_of_many_writes_has_an_outcome_of_its_own),
+			ONCE(chunks_end_where_a_word_does),
 			/* Of the page cache, so these are last and left out elsewhere. */
 			ON_EACH(what_was_flushed_by_range_is_in_nobodys_way),
 			ON_EACH(a_large_store_is_many_writes_and_tears_no_word),
