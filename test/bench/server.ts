@@ -136,8 +136,8 @@ export async function call (server: Server, method: string, path: string, body?:
 }
 
 /** A set of one part, all of a file of the volume; its address. */
-export async function mapFile (server: Server, path: string, requiredGranularity = 'page'): Promise<bigint> {
-  await call(server, 'POST', '/sets', { id: 'bench', requiredGranularity })
+export async function mapFile (server: Server, path: string): Promise<bigint> {
+  await call(server, 'POST', '/sets', { id: 'bench', requiredGranularity: 'page' })
   const part = await call(server, 'POST', '/sets/bench/parts', { source: { type: 'file', path } })
   return BigInt(part.addr as string)
 }
@@ -150,8 +150,9 @@ export async function fillPart (server: Server, path: string, length: number): P
   const part = await call(server, 'POST', '/sets/bench/parts', { id: path, source: { type: 'file', path, create: 'exclusive' }, length })
   for (let offset = 0; offset < length; offset += FILL_BYTES) {
     const body = Buffer.alloc(Math.min(FILL_BYTES, length - offset), 0xa5)
-    const { ok } = await fetch(`${server.url}/sets/bench/parts/${path}/content?offset=${offset}`, { method: 'PUT', headers: { 'content-type': 'application/octet-stream' }, body })
-    if (!ok) throw new Error(`${path} was not filled`)
+    const response = await fetch(`${server.url}/sets/bench/parts/${path}/content?offset=${offset}`, { method: 'PUT', headers: { 'content-type': 'application/octet-stream' }, body })
+    const answer = await response.text()
+    if (!response.ok) throw new Error(`${path} was not filled: ${answer}`)
   }
   return BigInt(part.addr as string)
 }
